@@ -1,0 +1,2 @@
+//! src/agent.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Starts the jailer and follows a VM.

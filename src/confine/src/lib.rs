@@ -1,0 +1,1 @@
+//! One file per confinement layer: probe, apply, attest.

@@ -1,0 +1,1 @@
+//! virtio and legacy device state machines.

@@ -1,0 +1,1 @@
+//! Kernels, initramfs and root file system images.

@@ -1,0 +1,2 @@
+//! src/jailer.
+fn main() {}

@@ -1,0 +1,1 @@
+//! SELinux contexts, the MCS ledger, relabelling and its journal.

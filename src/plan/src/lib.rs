@@ -1,0 +1,1 @@
+//! Pure planning: (SandboxSpec, HostFacts) to ordered steps with reasons.

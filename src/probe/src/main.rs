@@ -1,0 +1,2 @@
+//! src/probe.
+fn main() {}

@@ -1,0 +1,2 @@
+//! src/runner.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What was asked: CLI, TOML and JSON wire forms to a checked SandboxSpec.

@@ -1,0 +1,1 @@
+//! Block back ends and image locks.

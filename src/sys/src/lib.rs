@@ -1,0 +1,1 @@
+//! Thin safe wrappers over Linux system calls, and the host facts.

@@ -1,0 +1,1 @@
+//! KVM: memory slots, vCPUs, interrupts, boot protocols, CPUID.

@@ -1,0 +1,1 @@
+//! Framed, size-capped messages between the roles.
