@@ -1,0 +1,76 @@
+//! What the planner knows of the host. Gathered by `sys` and `label` probes, passed in by the jailer.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// `uname -r`.
+    pub kernel_release: String,
+    pub kvm: KvmFacts,
+    pub selinux: SelinuxFacts,
+    /// Landlock ABI of the running kernel; 0 when it has none or it is disabled.
+    pub landlock_abi: u32,
+    /// The kernel takes seccomp filters (`SECCOMP_SET_MODE_FILTER`).
+    pub seccomp: bool,
+    pub cgroup: CgroupFacts,
+    /// Online CPUs.
+    pub cpus: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvmFacts {
+    Usable,
+    /// `/dev/kvm` is absent, not permitted, or answers with another API version: why, as a sentence.
+    Unusable(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SelinuxMode {
+    Disabled,
+    Permissive,
+    Enforcing,
+}
+
+/// SELinux as the *loaded policy* answers, not as a configuration file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxFacts {
+    pub mode: SelinuxMode,
+    /// The policy has MLS/MCS levels.
+    pub mls: bool,
+    /// The policy knows `casemate_runner_t` and `casemate_image_t`.
+    pub module: bool,
+    /// The runner's domain is permissive (`semanage permissive -a`).
+    pub domain_permissive: bool,
+    /// A runner of one pair may not read an image of another pair, and may read its own (compute_av).
+    pub mcs_constrained: bool,
+}
+
+impl SelinuxFacts {
+    pub const DISABLED: SelinuxFacts = SelinuxFacts {
+        mode: SelinuxMode::Disabled,
+        mls: false,
+        module: false,
+        domain_permissive: false,
+        mcs_constrained: false,
+    };
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CgroupFacts {
+    /// One unified hierarchy, its mount point and the controllers that its root offers.
+    V2 {
+        mount: PathBuf,
+        controllers: Vec<String>,
+    },
+    /// Controller to mount point of its hierarchy (also a hybrid layout).
+    V1 {
+        controllers: BTreeMap<String, PathBuf>,
+    },
+    None,
+}

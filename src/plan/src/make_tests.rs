@@ -1,0 +1,168 @@
+//! Golden plans, and the order facts.
+
+use casemate_spec::parse;
+
+use super::*;
+use crate::explain;
+use crate::facts::SelinuxFacts;
+
+fn spec(text: &str) -> SandboxSpec {
+    SandboxSpec::try_from(parse::toml(text).unwrap()).unwrap()
+}
+
+const AGENT: &str = "name = 'web'\ncommand = ['true']\nroot = { image = '/srv/root.erofs', fstype = 'erofs' }\n\
+                     disks = [{ id = 'data', path = '/srv/data.img', format = 'raw' }]\n";
+const BARE: &str = "name = 'tiny'\nbare = true\nkernel = '/k'\nmemory = '2M'\n";
+
+fn v2() -> CgroupFacts {
+    CgroupFacts::V2 {
+        mount: "/sys/fs/cgroup".into(),
+        controllers: ["cpu", "memory", "pids"].map(String::from).to_vec(),
+    }
+}
+
+fn enforcing() -> HostFacts {
+    HostFacts {
+        kernel_release: "6.12".into(),
+        kvm: KvmFacts::Usable,
+        selinux: SelinuxFacts {
+            mode: SelinuxMode::Enforcing,
+            mls: true,
+            module: true,
+            domain_permissive: false,
+            mcs_constrained: true,
+        },
+        landlock_abi: 6,
+        seccomp: true,
+        cgroup: v2(),
+        cpus: 2,
+    }
+}
+
+fn without_selinux() -> HostFacts {
+    let controllers = ["cpu", "memory", "pids"].map(|c| (c.to_string(), format!("/sys/fs/cgroup/{c}").into()));
+    HostFacts {
+        selinux: SelinuxFacts::DISABLED,
+        cgroup: CgroupFacts::V1 { controllers: controllers.into() },
+        ..enforcing()
+    }
+}
+
+fn made(spec_text: &str, facts: &HostFacts) -> Plan {
+    plan(&spec(spec_text), facts, &HostConfig::default())
+}
+
+fn at(plan: &Plan, wanted: fn(&Action) -> bool) -> usize {
+    plan.steps.iter().position(|s| wanted(&s.action)).expect("the step is in the plan")
+}
+
+#[test]
+fn the_order_facts_that_bite() {
+    for facts in [enforcing(), without_selinux()] {
+        let plan = made(AGENT, &facts);
+        let order: Vec<usize> = [
+            (|a| matches!(a, Action::ReserveName { .. })) as fn(&Action) -> bool,
+            |a| matches!(a, Action::LeaseUid { .. }),
+            |a| matches!(a, Action::OpenFile { .. }),
+            |a| matches!(a, Action::CreateCgroup(_)),
+            |a| matches!(a, Action::CloneRunner { .. }),
+            |a| matches!(a, Action::EmptyRoot),
+            |a| matches!(a, Action::RestrictLandlock { .. }),
+            |a| matches!(a, Action::InstallExecFilter),
+            |a| matches!(a, Action::DropBoundingSet),
+            |a| matches!(a, Action::DropGroups),
+            |a| matches!(a, Action::SetGid),
+            |a| matches!(a, Action::SetUid),
+            |a| matches!(a, Action::DropCapabilities),
+            |a| matches!(a, Action::ArrangeFds),
+            |a| matches!(a, Action::ExecRunner),
+            |a| matches!(a, Action::SetNoNewPrivs),
+            |a| matches!(a, Action::InstallThreadFilters),
+            |a| matches!(a, Action::AttestInside),
+            |a| matches!(a, Action::AttestOutside),
+            |a| matches!(a, Action::Go),
+        ]
+        .into_iter()
+        .map(|wanted| at(&plan, wanted))
+        .collect();
+        assert!(order.is_sorted(), "{order:?}");
+        assert!(matches!(plan.steps.last().unwrap().action, Action::Go));
+    }
+}
+
+#[test]
+fn the_exec_label_comes_before_landlock_and_labels_before_the_clone() {
+    let plan = made(AGENT, &enforcing());
+    let label = at(&plan, |a| matches!(a, Action::SetExecLabel));
+    assert!(label < at(&plan, |a| matches!(a, Action::RestrictLandlock { .. })));
+    assert!(label > at(&plan, |a| matches!(a, Action::EmptyRoot)));
+    let last_relabel = plan.steps.iter().rposition(|s| matches!(s.action, Action::Relabel { .. })).unwrap();
+    assert!(last_relabel < at(&plan, |a| matches!(a, Action::CloneRunner { .. })));
+}
+
+#[test]
+fn every_opened_file_has_its_slot_and_numbers_have_no_gap() {
+    let plan = made(AGENT, &enforcing());
+    for step in &plan.steps {
+        if let Action::OpenFile { fd, .. } = &step.action {
+            assert!(plan.fds.get(fd).is_some(), "{fd}");
+        }
+    }
+    for (at, slot) in plan.fds.iter().enumerate() {
+        assert_eq!(slot.number, at as i32 + crate::fds::FIRST);
+    }
+    assert_eq!(plan.fds.get(names::PLAN).unwrap().number, 3);
+}
+
+#[test]
+fn posture_is_never_called_better_than_it_is() {
+    let weak = |change: fn(&mut HostFacts)| {
+        let mut facts = enforcing();
+        change(&mut facts);
+        made(AGENT, &facts)
+    };
+    assert_eq!(made(AGENT, &enforcing()).posture, Posture::Enforced);
+    assert_eq!(made(AGENT, &without_selinux()).posture, Posture::Hardened);
+    for change in [
+        (|f| f.selinux.mode = SelinuxMode::Permissive) as fn(&mut HostFacts),
+        |f| f.selinux.domain_permissive = true,
+        |f| f.selinux.mcs_constrained = false,
+        |f| f.selinux.mls = false,
+        |f| f.selinux.module = false,
+        |f| f.landlock_abi = 0,
+        |f| f.seccomp = false,
+        |f| f.cgroup = CgroupFacts::None,
+        |f| f.cgroup = CgroupFacts::V2 { mount: "/x".into(), controllers: vec!["cpu".into()] },
+    ] {
+        let plan = weak(change);
+        assert_eq!(plan.posture, Posture::Reduced);
+        let error = plan.check().unwrap_err().to_string();
+        assert!(error.contains("--allow-reduced"), "{error}");
+    }
+}
+
+#[test]
+fn a_required_posture_beats_an_accepted_reduction() {
+    let mut facts = enforcing();
+    facts.selinux.mode = SelinuxMode::Permissive;
+    let text = format!("require = 'enforced'\nallow_reduced = 'trial'\n{AGENT}");
+    assert!(made(&text, &facts).check().is_err());
+    assert!(made(&format!("allow_reduced = 'trial'\n{AGENT}"), &facts).check().is_ok());
+    assert!(made(&format!("require = 'enforced'\n{AGENT}"), &without_selinux()).check().is_err());
+}
+
+#[test]
+fn no_kvm_is_a_blocker_with_its_reason() {
+    let facts = HostFacts { kvm: KvmFacts::Unusable("/dev/kvm does not exist".into()), ..enforcing() };
+    assert!(made(BARE, &facts).check().unwrap_err().to_string().contains("/dev/kvm does not exist"));
+}
+
+#[test]
+fn golden_plans() {
+    insta::assert_snapshot!("agent-enforcing-v2", explain::text(&made(AGENT, &enforcing())));
+    insta::assert_snapshot!("agent-hardened-v1", explain::text(&made(AGENT, &without_selinux())));
+    insta::assert_snapshot!("bare-hardened-v1", explain::text(&made(BARE, &without_selinux())));
+    let json = serde_json::to_string_pretty(&made(BARE, &enforcing())).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), made(BARE, &enforcing()));
+    insta::assert_snapshot!("bare-enforcing-json", json);
+}

@@ -1,0 +1,110 @@
+//! Posture (DESIGN rule 2): what holds on this host, said aloud.
+
+use casemate_spec::Posture;
+use serde::{Deserialize, Serialize};
+
+use crate::config::HostConfig;
+use crate::facts::{CgroupFacts, HostFacts, SelinuxMode};
+use crate::step::Layer;
+
+/// A layer that does not hold, or holds less than it could.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    pub layer: Layer,
+    /// The layer is missing: the posture is reduced.
+    pub missing: bool,
+    pub text: String,
+    pub remedy: String,
+}
+
+fn missing(layer: Layer, text: &str, remedy: &str) -> Warning {
+    Warning { layer, missing: true, text: text.into(), remedy: remedy.into() }
+}
+
+fn weaker(layer: Layer, text: String, remedy: &str) -> Warning {
+    Warning { layer, missing: false, text, remedy: remedy.into() }
+}
+
+/// Every layer that is missing or weaker than the newest kernel would give.
+pub fn warnings(facts: &HostFacts, config: &HostConfig) -> Vec<Warning> {
+    let mut found = Vec::new();
+    found.extend(selinux(facts));
+    found.extend(landlock(facts, config));
+    if !facts.seccomp {
+        found.push(missing(
+            Layer::Seccomp,
+            "the kernel takes no seccomp filter",
+            "use a kernel with CONFIG_SECCOMP_FILTER",
+        ));
+    }
+    found.extend(cgroup(facts));
+    found
+}
+
+/// The posture that these warnings leave.
+pub fn posture(facts: &HostFacts, warnings: &[Warning]) -> Posture {
+    if warnings.iter().any(|w| w.missing) {
+        Posture::Reduced
+    } else if facts.selinux.mode == SelinuxMode::Disabled {
+        Posture::Hardened
+    } else {
+        Posture::Enforced
+    }
+}
+
+fn selinux(facts: &HostFacts) -> Option<Warning> {
+    let selinux = &facts.selinux;
+    let layer = Layer::Selinux;
+    let remedy = "install Casemate's module: `casemate policy install`";
+    match selinux.mode {
+        SelinuxMode::Disabled => Some(weaker(
+            layer,
+            "the host has no SELinux: nothing but uid, Landlock and seccomp keeps two guests apart".into(),
+            "boot with security=selinux and a policy, or accept the hardened posture",
+        )),
+        _ if !selinux.module => Some(missing(layer, "the loaded policy does not know casemate_runner_t", remedy)),
+        _ if !selinux.mls || !selinux.mcs_constrained => {
+            Some(missing(layer, "the loaded policy does not constrain casemate_runner_t by category (MCS)", remedy))
+        }
+        SelinuxMode::Permissive => {
+            Some(missing(layer, "SELinux is permissive: it logs and denies nothing", "`setenforce 1`"))
+        }
+        SelinuxMode::Enforcing if selinux.domain_permissive => Some(missing(
+            layer,
+            "casemate_runner_t is a permissive domain",
+            "`semanage permissive -d casemate_runner_t`",
+        )),
+        SelinuxMode::Enforcing => None,
+    }
+}
+
+fn landlock(facts: &HostFacts, config: &HostConfig) -> Option<Warning> {
+    let remedy = "boot a newer kernel, with landlock in lsm=";
+    if facts.landlock_abi < config.landlock_floor.max(1) {
+        let text =
+            format!("Landlock ABI {} is below the floor of {}", facts.landlock_abi, config.landlock_floor.max(1));
+        return Some(missing(Layer::Landlock, &text, remedy));
+    }
+    let lacks = match facts.landlock_abi {
+        1 | 2 => "truncate, TCP, device ioctl, abstract sockets and signals",
+        3 => "TCP, device ioctl, abstract sockets and signals",
+        4 => "device ioctl, abstract sockets and signals",
+        5 => "abstract sockets and signals",
+        _ => return None,
+    };
+    Some(weaker(Layer::Landlock, format!("Landlock ABI {} does not cover {lacks}", facts.landlock_abi), remedy))
+}
+
+fn cgroup(facts: &HostFacts) -> Option<Warning> {
+    let has = |name: &str| match &facts.cgroup {
+        CgroupFacts::V2 { controllers, .. } => controllers.iter().any(|c| c == name),
+        CgroupFacts::V1 { controllers } => controllers.contains_key(name),
+        CgroupFacts::None => false,
+    };
+    let absent: Vec<&str> = ["memory", "pids", "cpu"].into_iter().filter(|c| !has(c)).collect();
+    if absent.is_empty() {
+        return None;
+    }
+    let text = format!("no cgroup controller for: {}", absent.join(", "));
+    Some(missing(Layer::Cgroup, &text, "mount cgroup2 at /sys/fs/cgroup with these controllers"))
+}
