@@ -1,0 +1,124 @@
+//! What is kept of a sandbox: `state.json` while it lives, `exit.json` after, in `RUN/vms/<name>/`.
+//! Written by the warden by rename, read by clients; versioned, unknown fields refused.
+
+use casemate_spec::Posture;
+use serde::{Deserialize, Serialize};
+
+/// Where a sandbox stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    Starting,
+    Running,
+    Paused,
+    Stopped,
+}
+
+/// A process, named so that a reused pid is not taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessName {
+    pub pid: u32,
+    /// Field 22 of /proc/PID/stat, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// The label of an object that the sandbox uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectLabel {
+    pub fd: String,
+    pub path: String,
+    /// Before the start; `None` on a file system without labels.
+    pub before: Option<String>,
+    pub during: Option<String>,
+    pub after: Option<String>,
+}
+
+/// One line of a proof: what the plan says of a layer, and what was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// Name of the layer, as in the plan.
+    pub layer: String,
+    /// What was looked at, as `Seccomp of thread vcpu0`.
+    pub what: String,
+    pub expected: String,
+    pub seen: String,
+    pub ok: bool,
+}
+
+/// A sandbox, for `ps` and `inspect`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxRecord {
+    pub version: u32,
+    pub name: String,
+    pub phase: Phase,
+    pub posture: Posture,
+    /// The reason given for a reduced posture.
+    pub allow_reduced: Option<String>,
+    pub warnings: Vec<String>,
+    /// Seconds since the epoch.
+    pub created: u64,
+    pub boot_id: String,
+    pub command: Vec<String>,
+    pub detached: bool,
+    pub cpus: u8,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    pub warden: ProcessName,
+    pub runner: Option<ProcessName>,
+    pub uid: u32,
+    /// `c12,c345`.
+    pub categories: Option<String>,
+    pub label: Option<String>,
+    pub labels: Vec<ObjectLabel>,
+    /// What both attestations found, before the first guest instruction.
+    pub findings: Vec<Finding>,
+    /// cgroup directories.
+    pub cgroups: Vec<String>,
+    pub landlock_abi: u32,
+    pub exit: Option<ExitReport>,
+}
+
+pub const VERSION: u32 = 1;
+
+/// How a sandbox ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExitReport {
+    pub cause: ExitCause,
+    /// Exit status of the workload, as its agent reports it (untrusted).
+    pub status: Option<u8>,
+    /// A sentence, when there is more to say (bounded, control characters removed).
+    pub detail: Option<String>,
+}
+
+/// Why a VM is gone. Told apart, because each asks for something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitCause {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest asked for a reset and the policy is to stop.
+    Reboot,
+    /// Triple fault: the CPU shut down.
+    TripleFault,
+    /// The guest's kernel said that it panicked.
+    GuestPanic,
+    /// No agent answered within the boot timeout.
+    BootTimeout,
+    /// The agent said that it cannot run the workload.
+    AgentFailed,
+    /// `--timeout` passed.
+    Timeout,
+    /// Killed on request.
+    Killed,
+    /// The client of a foreground sandbox went away.
+    ClientGone,
+    /// The runner ended without a word: a signal, SIGSYS of a filter.
+    RunnerDied,
+    /// KVM or the runner failed.
+    InternalError,
+}
