@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::record::{ExitReport, SandboxRecord};
+use crate::runner::GuestNews;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
@@ -10,6 +11,8 @@ pub enum Event {
     Started(Box<SandboxRecord>),
     /// The start failed, everything was undone (or `left` says what was not).
     Failed(Failure),
+    /// What the guest's agent reports; after `Ready` it can be connected to.
+    Guest(GuestNews),
     /// The sandbox is gone and cleaned up.
     Exited(ExitReport),
 }
