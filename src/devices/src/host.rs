@@ -1,0 +1,104 @@
+//! Host streams over real Unix sockets and an epoll instance, all handed in: what the runner plugs into the console and
+//! the vsock device. Registration is edge-triggered and made once, so that a busy stream costs no epoll_ctl.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use crate::traits::{HostAcceptor, HostStream, Readiness};
+
+/// The runner's epoll instance and the part of its event data that names the device.
+#[derive(Clone)]
+pub struct Events {
+    epoll: Arc<OwnedFd>,
+    base: u64,
+}
+
+impl Events {
+    /// Events arrive with data `(u64::from(device) << 32) | token`.
+    pub fn new(epoll: Arc<OwnedFd>, device: u32) -> Self {
+        Self { epoll, base: u64::from(device) << 32 }
+    }
+
+    fn add(&self, fd: impl AsFd, token: u32, flags: EventFlags) -> io::Result<()> {
+        let data = EventData::new_u64(self.base | u64::from(token));
+        Ok(epoll::add(&*self.epoll, fd, data, flags | EventFlags::ET)?)
+    }
+}
+
+/// Splits epoll event data into device and token.
+pub fn split_event_data(data: u64) -> (u32, u32) {
+    ((data >> 32) as u32, data as u32)
+}
+
+/// What an epoll event means to a device.
+pub fn readiness(flags: EventFlags) -> Readiness {
+    Readiness {
+        readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR),
+        writable: flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR),
+        hangup: flags.intersects(EventFlags::HUP | EventFlags::ERR),
+    }
+}
+
+/// A connected Unix stream socket.
+pub struct UnixHost {
+    stream: UnixStream,
+    events: Events,
+}
+
+impl UnixHost {
+    pub fn new(stream: UnixStream, events: Events) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, events })
+    }
+}
+
+impl HostStream for UnixHost {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buf)
+    }
+
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        // The runner ignores SIGPIPE as every Rust program does: a gone reader is an error here.
+        self.stream.write(buf)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    fn register(&mut self, token: u32) -> io::Result<()> {
+        self.events.add(&self.stream, token, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)
+    }
+}
+
+/// A listening Unix stream socket.
+pub struct UnixAcceptor {
+    listener: UnixListener,
+    events: Events,
+}
+
+impl UnixAcceptor {
+    pub fn new(listener: UnixListener, events: Events) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, events })
+    }
+}
+
+impl HostAcceptor for UnixAcceptor {
+    fn accept(&mut self) -> io::Result<Option<Box<dyn HostStream>>> {
+        match self.listener.accept() {
+            Ok((stream, _)) => Ok(Some(Box::new(UnixHost::new(stream, self.events.clone())?))),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn register(&mut self, token: u32) -> io::Result<()> {
+        self.events.add(&self.listener, token, EventFlags::IN)
+    }
+}
