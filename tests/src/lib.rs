@@ -1,1 +1,3 @@
-//! Integration tests live in the test targets of this package.
+//! What the integration tiers share.
+
+pub mod guest;

@@ -1,0 +1,148 @@
+//! Hold, run, stop: one gate that all vCPU threads of a VM pass.
+//!
+//! ```text
+//! Hold --resume--> Run --pause--> Hold        any --stop--> Stop (final)
+//! ```
+//! A vCPU looks at the gate before its first KVM_RUN and after each interrupted one; whoever changes the gate kicks
+//! the threads with a signal (see `vcpu`), so that a guest that never exits still obeys.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::vcpu::kick;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Hold,
+    Run,
+    Stop,
+}
+
+#[derive(Debug)]
+struct Inner {
+    want: Want,
+    /// Thread ids of the vCPUs inside the loop.
+    threads: Vec<libc::pid_t>,
+    parked: usize,
+}
+
+/// Shared by the vCPU threads and their controller.
+#[derive(Debug)]
+pub struct Gate {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        let inner = Inner { want: Want::Hold, threads: Vec::new(), parked: 0 };
+        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+}
+
+impl Gate {
+    /// Lets the vCPUs run.
+    pub fn resume(&self) {
+        self.set(Want::Run);
+    }
+
+    /// Holds the vCPUs. `true` when all of them stand still within `limit`.
+    pub fn pause(&self, limit: Duration) -> bool {
+        self.set(Want::Hold);
+        let deadline = Instant::now() + limit;
+        let mut inner = self.lock();
+        while inner.want == Want::Hold && inner.parked < inner.threads.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        inner.want == Want::Hold
+    }
+
+    /// Makes every vCPU leave its loop.
+    pub fn stop(&self) {
+        self.set(Want::Stop);
+    }
+
+    /// Whether the vCPUs are held.
+    pub fn is_held(&self) -> bool {
+        self.lock().want == Want::Hold
+    }
+
+    /// A vCPU thread enters; waits until it may run. `false`: stop.
+    pub(crate) fn enter(&self, thread: libc::pid_t) -> bool {
+        let mut inner = self.lock();
+        inner.threads.push(thread);
+        self.wait(inner)
+    }
+
+    /// A vCPU thread asks whether it may go on. `false`: stop.
+    pub(crate) fn pass(&self) -> bool {
+        self.wait(self.lock())
+    }
+
+    /// A vCPU thread leaves its loop.
+    pub(crate) fn leave(&self, thread: libc::pid_t) {
+        let mut inner = self.lock();
+        inner.threads.retain(|t| *t != thread);
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, mut inner: MutexGuard<'_, Inner>) -> bool {
+        if inner.want == Want::Hold {
+            inner.parked += 1;
+            self.changed.notify_all();
+            while inner.want == Want::Hold {
+                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+            inner.parked -= 1;
+        }
+        inner.want == Want::Run
+    }
+
+    fn set(&self, want: Want) {
+        let mut inner = self.lock();
+        if inner.want != Want::Stop {
+            inner.want = want;
+        }
+        if want != Want::Run {
+            inner.threads.iter().for_each(|thread| kick(*thread));
+        }
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_thread_waits_for_resume_and_leaves_on_stop() {
+        let gate = Arc::new(Gate::default());
+        let theirs = Arc::clone(&gate);
+        // Thread id 0 is never a thread of ours: the kick fails silently and the condition variable does the work.
+        let thread = std::thread::spawn(move || (theirs.enter(0), theirs.pass(), theirs.leave(0)).0);
+        assert!(gate.pause(Duration::from_secs(5)));
+        gate.resume();
+        assert!(thread.join().unwrap());
+        assert!(gate.pause(Duration::from_secs(1)), "nobody is left to wait for");
+    }
+
+    #[test]
+    fn stop_is_final() {
+        let gate = Gate::default();
+        gate.stop();
+        gate.resume();
+        assert!(!gate.pass());
+        assert!(!gate.pause(Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,71 @@
+//! Guest memory: anonymous, private to this process, never dumped.
+//!
+//! Nothing here is shared with another process; a page is allocated when the guest (or the loader) first touches it.
+
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+use crate::{Error, Result, layout};
+
+/// Guest memory as all rooms see it.
+pub type Memory = GuestMemoryMmap<()>;
+
+/// Maps the RAM of a guest with `bytes` of memory, rounded down to a page.
+///
+/// # Errors
+/// Size outside the machine's limits, or the host refuses the mapping.
+pub fn guest_memory(bytes: u64) -> Result<Memory> {
+    if !(layout::MEMORY_MIN..=layout::MEMORY_MAX).contains(&bytes) {
+        let (min, max) = (layout::MEMORY_MIN, layout::MEMORY_MAX);
+        return Err(Error::Range { what: "guest memory in bytes", value: bytes, min, max });
+    }
+    let regions =
+        layout::ram_ranges(bytes).into_iter().map(|(start, len)| map_region(start, len)).collect::<Result<Vec<_>>>()?;
+    Memory::from_regions(regions).map_err(|e| Error::io("arrange guest memory")(std::io::Error::other(e)))
+}
+
+fn map_region(start: u64, len: u64) -> Result<GuestRegionMmap<()>> {
+    let attempt = Error::io("map guest memory");
+    let mapping = MmapRegionBuilder::new(len as usize)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+        .build()
+        .map_err(|e| attempt(std::io::Error::other(e)))?;
+    // SAFETY: the range is exactly the mapping built above, which this function owns; MADV_DONTDUMP changes no content.
+    let rc = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_DONTDUMP) };
+    if rc != 0 {
+        return Err(Error::io("keep guest memory out of core dumps")(std::io::Error::last_os_error()));
+    }
+    GuestRegionMmap::new(mapping, GuestAddress(start))
+        .ok_or_else(|| Error::io("arrange guest memory")(std::io::ErrorKind::InvalidInput.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestMemoryBackend};
+
+    #[test]
+    fn ram_ends_where_it_should() {
+        let memory = guest_memory(8 << 20).unwrap();
+        assert_eq!(memory.last_addr(), GuestAddress((8 << 20) - 1));
+        assert!(memory.write_obj(1u32, GuestAddress((8 << 20) - 4)).is_ok());
+        assert!(memory.write_obj(1u32, GuestAddress((8 << 20) - 2)).is_err());
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        assert!(matches!(guest_memory(0), Err(Error::Range { .. })));
+        assert!(matches!(guest_memory(u64::MAX), Err(Error::Range { .. })));
+    }
+
+    #[test]
+    fn guest_memory_is_not_dumped() {
+        let memory = guest_memory(64 << 20).unwrap();
+        let host = memory.get_host_address(GuestAddress(0)).unwrap() as usize;
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let entry = smaps.split(&format!("{host:x}-")).nth(1).expect("its own mapping");
+        let flags = entry.lines().find(|l| l.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split_whitespace().any(|f| f == "dd"), "{flags}");
+    }
+}

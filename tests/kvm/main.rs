@@ -1,0 +1,28 @@
+//! The kvm tier: tiny guests on the local /dev/kvm. Needs root and /dev/kvm; without them every test is skipped and
+//! the reason is printed.
+//!
+//! Each module gives its trials through `tests()`.
+
+mod vm_boot;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let mut trials: Vec<Trial> = vm_boot::tests();
+    if let Some(reason) = missing() {
+        eprintln!("kvm tier skipped: {reason}");
+        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+/// Why the tier cannot run here.
+fn missing() -> Option<String> {
+    match std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => None,
+        Err(error) => Some(format!("cannot open /dev/kvm: {error}")),
+    }
+}
