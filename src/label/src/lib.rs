@@ -1,1 +1,43 @@
 //! SELinux contexts, the MCS ledger, relabelling and its journal.
+//!
+//! Trust: runs with root's rights, and only in the jailer and its warden half; no other
+//! binary links this room. See README.md for the order of calls.
+//!
+//! | file | purpose |
+//! |---|---|
+//! | `context` | contexts, levels, category sets: parse, compare, print |
+//! | `profile` | the type names of a labelling family (ours, libvirt's) |
+//! | `mode` | what the loaded policy really separates: `probe()` |
+//! | `live` | levels of running processes |
+//! | `ledger` | leases: MCS pairs, uids, static levels |
+//! | `relabel`, `store`, `fallback` | labels on files: set, remember, restore |
+//! | `journal`, `undo` | intents before every host change; undo in reverse |
+//! | `transaction` | several labels, all or none |
+//! | `exec_label` | labels of processes through a verified procfs |
+#![forbid(unsafe_code)]
+
+pub mod context;
+pub mod exec_label;
+mod fallback;
+pub mod journal;
+pub mod ledger;
+pub mod live;
+pub mod mode;
+pub mod owner;
+pub mod profile;
+pub mod relabel;
+pub mod store;
+pub mod transaction;
+pub mod undo;
+
+pub use context::{Category, CategoryPair, CategorySet, Context, ContextError, Level, Range};
+pub use exec_label::{ProcError, VerifiedProc};
+pub use journal::{Intent, Journal, JournalError};
+pub use ledger::{DEFAULT_UIDS, Lease, LeaseKey, Ledger, LedgerError, UidRange};
+pub use live::LiveLevels;
+pub use mode::{SelinuxFacts, SelinuxMode, probe};
+pub use owner::Owner;
+pub use profile::Profile;
+pub use relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler, Restored};
+pub use transaction::Transaction;
+pub use undo::{UndoOutcome, UndoReport, Undoer};

@@ -1,0 +1,280 @@
+//! The logic, on a store in memory. What the kernel does with real labels is the kvm and
+//! testbed tiers' to show.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use super::*;
+
+/// xattrs by (ino, name), and errors to come.
+#[derive(Default)]
+pub(crate) struct Memory {
+    values: RefCell<HashMap<(u64, String), Vec<u8>>>,
+    pub(crate) fail_label: Cell<Option<i32>>,
+    pub(crate) no_trusted: Cell<bool>,
+}
+
+impl Memory {
+    fn put(&self, f: &Fixture, name: &str, value: &[u8]) {
+        self.values.borrow_mut().insert((ino(f.file.as_fd()), name.to_owned()), value.to_vec());
+    }
+}
+
+fn ino(fd: BorrowedFd<'_>) -> u64 {
+    rustix::fs::fstat(fd).unwrap().st_ino
+}
+
+impl LabelStore for &Memory {
+    fn get(&self, fd: BorrowedFd<'_>, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.values.borrow().get(&(ino(fd), name.to_owned())).cloned())
+    }
+    fn set(&self, fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> io::Result<()> {
+        let errno = match name {
+            LABEL => self.fail_label.get(),
+            _ => self.no_trusted.get().then_some(nix::libc::EOPNOTSUPP),
+        };
+        if let Some(e) = errno {
+            return Err(io::Error::from_raw_os_error(e));
+        }
+        self.values.borrow_mut().insert((ino(fd), name.to_owned()), value.to_vec());
+        Ok(())
+    }
+    fn remove(&self, fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+        self.values.borrow_mut().remove(&(ino(fd), name.to_owned()));
+        Ok(())
+    }
+}
+
+const HOME: &str = "u:object_r:user_home_t:s0";
+
+pub(crate) fn relabeler(store: &Memory) -> Relabeler<&Memory> {
+    Relabeler::with_store(store, Profile::casemate(), Box::new(|_, _| None))
+}
+
+pub(crate) struct Fixture {
+    _dir: tempfile::TempDir,
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+}
+
+/// A file with `label` in `store`.
+pub(crate) fn image(store: &Memory, label: Option<&str>) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.raw");
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    if let Some(l) = label {
+        store.values.borrow_mut().insert((ino(file.as_fd()), LABEL.into()), l.into());
+    }
+    Fixture { _dir: dir, path, file }
+}
+
+fn pair(a: u16, b: u16) -> CategoryPair {
+    CategoryPair::try_from((a, b)).unwrap()
+}
+
+fn me(sandbox: &str) -> Owner {
+    Owner::of_self(sandbox).unwrap()
+}
+
+fn dead(sandbox: &str) -> Owner {
+    Owner { boot: "an earlier boot".into(), ..me(sandbox) }
+}
+
+fn take(store: &Memory, f: &Fixture, class: LabelClass, p: CategoryPair, o: &Owner) -> Result<Held, RelabelError> {
+    relabeler(store).acquire(f.file.as_fd(), &f.path, class, p, o, &mut |_| Ok(()))
+}
+
+fn give(store: &Memory, f: &Fixture, o: &Owner) -> Restored {
+    relabeler(store).release(f.file.as_fd(), &f.path, o).unwrap()
+}
+
+fn label(store: &Memory, f: &Fixture) -> String {
+    relabeler(store).label_of(f.file.as_fd(), &f.path).unwrap().unwrap().to_string()
+}
+
+fn record(store: &Memory, f: &Fixture) -> Option<OwnersRecord> {
+    relabeler(store).record_of(f.file.as_fd(), &f.path).unwrap()
+}
+
+#[test]
+fn an_exclusive_image_gets_the_pair_and_its_old_label_back() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    let held = take(&store, &f, LabelClass::Exclusive, pair(9, 4), &me("a")).unwrap();
+    assert_eq!(held.outcome, Outcome::Relabelled);
+    assert_eq!(label(&store, &f), "system_u:object_r:casemate_image_t:s0:c4,c9");
+    assert_eq!(record(&store, &f).unwrap().owners, [me("a")]);
+    assert_eq!(give(&store, &f, &me("a")), Restored::To(HOME.parse().unwrap()));
+    assert_eq!(label(&store, &f), HOME);
+    assert!(record(&store, &f).is_none());
+    assert!(matches!(give(&store, &f, &me("a")), Restored::Left(_)), "a second restore changes nothing");
+}
+
+#[test]
+fn a_second_sandbox_is_refused_an_exclusive_image() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    for class in [LabelClass::Exclusive, LabelClass::Content, LabelClass::SharedWritable] {
+        let refused = take(&store, &f, class, pair(3, 4), &me("b"));
+        assert!(matches!(refused, Err(RelabelError::InUse { .. })), "{class:?}");
+    }
+    assert_eq!(label(&store, &f), "system_u:object_r:casemate_image_t:s0:c1,c2");
+}
+
+#[test]
+fn shared_content_is_restored_by_the_last_owner_only() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    take(&store, &f, LabelClass::Content, pair(1, 2), &me("a")).unwrap();
+    take(&store, &f, LabelClass::Content, pair(3, 4), &me("b")).unwrap();
+    assert_eq!(label(&store, &f), "system_u:object_r:casemate_content_t:s0");
+    assert_eq!(give(&store, &f, &me("a")), Restored::StillHeldBy(vec![me("b").to_string()]));
+    assert_eq!(label(&store, &f), "system_u:object_r:casemate_content_t:s0");
+    assert_eq!(give(&store, &f, &me("b")), Restored::To(HOME.parse().unwrap()));
+}
+
+#[test]
+fn content_that_is_labelled_already_is_not_touched() {
+    let store = Memory::default();
+    let f = image(&store, Some("system_u:object_r:casemate_content_t:s0"));
+    let held = take(&store, &f, LabelClass::Content, pair(1, 2), &me("a")).unwrap();
+    assert_eq!(held.outcome, Outcome::AlreadyRight);
+    assert!(record(&store, &f).is_none());
+}
+
+#[test]
+fn a_dead_owners_label_is_taken_over_and_the_original_survives() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &dead("crashed")).unwrap();
+    take(&store, &f, LabelClass::Exclusive, pair(3, 4), &me("b")).unwrap();
+    assert_eq!(record(&store, &f).unwrap().gen_, 2);
+    assert_eq!(give(&store, &f, &me("b")), Restored::To(HOME.parse().unwrap()));
+}
+
+#[test]
+fn a_label_that_the_administrator_changed_stays() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    store.put(&f, LABEL, b"u:object_r:etc_t:s0");
+    assert!(matches!(give(&store, &f, &me("a")), Restored::Left(_)));
+    assert_eq!(label(&store, &f), "u:object_r:etc_t:s0");
+    assert!(record(&store, &f).is_none());
+}
+
+#[test]
+fn our_label_without_a_record_falls_back_to_file_contexts() {
+    let store = Memory::default();
+    let f = image(&store, Some("system_u:object_r:casemate_image_t:s0:c5,c6"));
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    let with_contexts =
+        Relabeler::with_store(&store, Profile::casemate(), Box::new(|_, _| "u:object_r:var_lib_t:s0".parse().ok()));
+    let restored = with_contexts.release(f.file.as_fd(), &f.path, &me("a")).unwrap();
+    assert_eq!(restored, Restored::To("u:object_r:var_lib_t:s0".parse().unwrap()));
+
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    let lost = image(&store, Some("system_u:object_r:casemate_image_t:s0:c5,c6"));
+    take(&store, &lost, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    assert!(matches!(give(&store, &lost, &me("a")), Restored::Left(_)), "neither source names a label");
+}
+
+#[test]
+fn another_managers_private_label_or_xattr_is_refused() {
+    let store = Memory::default();
+    let f = image(&store, Some("u:object_r:container_file_t:s0:c1,c2"));
+    assert!(matches!(take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")), Err(RelabelError::Foreign { .. })));
+    let f = image(&store, Some(HOME));
+    store.put(&f, LIBVIRT[1], b"1");
+    assert!(matches!(take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")), Err(RelabelError::Libvirt { .. })));
+    assert_eq!(label(&store, &f), HOME);
+}
+
+#[test]
+fn hard_links_directories_fifos_and_system_trees_are_refused() {
+    let store = Memory::default();
+    let r = relabeler(&store);
+    let f = image(&store, Some(HOME));
+    std::fs::hard_link(&f.path, f.path.with_extension("2")).unwrap();
+    assert!(matches!(r.check(f.file.as_fd(), &f.path), Err(RelabelError::Links { links: 2, .. })));
+
+    let dir = File::open(f.path.parent().unwrap()).unwrap();
+    assert!(matches!(r.check(dir.as_fd(), &f.path), Err(RelabelError::Kind { found: "a directory", .. })));
+    let null = File::open("/dev/null").unwrap();
+    assert!(matches!(r.check(null.as_fd(), Path::new("/dev/null")), Err(RelabelError::Kind { .. })));
+    let (pipe, _w) = std::io::pipe().unwrap();
+    assert!(matches!(r.check(pipe.as_fd(), Path::new("p")), Err(RelabelError::Kind { found: "a FIFO", .. })));
+    // the name given does not matter, the place of the open file does
+    let passwd = File::open("/etc/passwd").unwrap();
+    let lie = Path::new("/tmp/innocent");
+    assert!(matches!(r.check(passwd.as_fd(), lie), Err(RelabelError::Denied { .. })));
+
+    let home = tempfile::tempdir().unwrap();
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    std::fs::write(ssh.join("id"), "").unwrap();
+    let key = File::open(ssh.join("id")).unwrap();
+    assert!(matches!(r.check(key.as_fd(), &ssh.join("id")), Err(RelabelError::Denied { .. })));
+}
+
+#[test]
+fn a_malformed_record_is_an_error_and_nothing_changes() {
+    let store = Memory::default();
+    for bad in
+        [&b"{}"[..], b"\xff", b"-1", br#"{"v":2,"orig":null,"label":"u:r:t","owners":[],"gen":1}"#, &[b' '; 20000]]
+    {
+        let f = image(&store, Some(HOME));
+        store.put(&f, OWNERS, bad);
+        let refused = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a"));
+        assert!(matches!(refused, Err(RelabelError::Record { .. })));
+        assert_eq!(label(&store, &f), HOME);
+    }
+}
+
+#[test]
+fn a_file_system_without_labels_is_said_aloud_and_leaves_no_record() {
+    let store = Memory::default();
+    let f = image(&store, None);
+    let held = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    assert!(matches!(held.outcome, Outcome::NoSeparation(_)));
+
+    let f = image(&store, Some(HOME));
+    store.fail_label.set(Some(nix::libc::EOPNOTSUPP));
+    let held = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    assert!(matches!(held.outcome, Outcome::NoSeparation(_)));
+    assert!(record(&store, &f).is_none());
+    store.fail_label.set(Some(nix::libc::EACCES));
+    assert!(matches!(
+        take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")),
+        Err(RelabelError::Io { verb: "set", what: "label", .. })
+    ));
+    assert!(record(&store, &f).is_none(), "the record went back with the failed label");
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_stops_the_change() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    let failed =
+        relabeler(&store).acquire(f.file.as_fd(), &f.path, LabelClass::Exclusive, pair(1, 2), &me("a"), &mut |_| {
+            Err(io::ErrorKind::StorageFull.into())
+        });
+    assert!(matches!(failed, Err(RelabelError::Journal { .. })));
+    assert_eq!(label(&store, &f), HOME);
+    assert!(record(&store, &f).is_none());
+}
+
+#[test]
+fn libvirts_lock_byte_is_respected_and_let_go() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    let libvirt = File::options().read(true).write(true).open(&f.path).unwrap();
+    let held = LibvirtLock::take(libvirt.as_fd(), &f.path, LabelClass::Exclusive).unwrap();
+    assert!(matches!(take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")), Err(RelabelError::Locked { .. })));
+    drop(held);
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    LibvirtLock::take(libvirt.as_fd(), &f.path, LabelClass::Exclusive).expect("our lock is held for the change only");
+}

@@ -1,0 +1,93 @@
+//! Several labels, all or none, each in the journal before it is set.
+//!
+//! Called by the jailer at start. Dropped before `commit`, it takes back what it did, in
+//! reverse; what even that cannot take back stays pending in the journal for `repair`.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use crate::context::CategoryPair;
+use crate::journal::{Intent, Journal};
+use crate::relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler};
+use crate::store::{LabelStore, XattrStore};
+
+pub struct Transaction<'a, S: LabelStore = XattrStore> {
+    relabeler: &'a Relabeler<S>,
+    journal: &'a mut Journal,
+    pair: CategoryPair,
+    applied: Vec<(Option<u64>, OwnedFd, Held)>,
+    committed: bool,
+}
+
+impl<'a, S: LabelStore> Transaction<'a, S> {
+    pub fn new(relabeler: &'a Relabeler<S>, journal: &'a mut Journal, pair: CategoryPair) -> Self {
+        Self { relabeler, journal, pair, applied: Vec::new(), committed: false }
+    }
+
+    /// Labels one object. `fd` was opened for reading (and writing, for a writable image)
+    /// without following links; `path` is shown, and is where repair looks for it.
+    pub fn label(&mut self, fd: BorrowedFd<'_>, path: &Path, class: LabelClass) -> Result<Held, RelabelError> {
+        let keep = fd.try_clone_to_owned().map_err(|source| RelabelError::Io {
+            path: path.into(),
+            verb: "duplicate",
+            what: "handle",
+            source,
+        })?;
+        let owner = self.journal.owner().clone();
+        let mut number = None;
+        let journal = &mut *self.journal;
+        let mut write = |held: &Held| {
+            let intent = Intent::Relabel {
+                path: held.path.clone(),
+                dev: held.dev,
+                ino: held.ino,
+                before: held.before.clone(),
+                label: held.label.clone(),
+            };
+            number = Some(journal.intend(intent).map_err(io::Error::other)?);
+            Ok(())
+        };
+        let result = self.relabeler.acquire(fd, path, class, self.pair, &owner, &mut write);
+        let journal_error = |e| RelabelError::Journal { path: path.into(), source: io::Error::other(e) };
+        match (&result, number) {
+            (Ok(held), Some(n)) if held.outcome == Outcome::Relabelled => {
+                self.journal.done(n).map_err(journal_error)?
+            }
+            // it was refused by the kernel and put back: nothing to undo later
+            (_, Some(n)) => self.journal.undone(n).map_err(journal_error)?,
+            (_, None) => {}
+        }
+        let held = result?;
+        self.applied.push((number, keep, held.clone()));
+        Ok(held)
+    }
+
+    /// Keeps the labels; from here the journal's undo gives them back.
+    pub fn commit(mut self) -> Vec<Held> {
+        self.committed = true;
+        std::mem::take(&mut self.applied).into_iter().map(|(_, _, held)| held).collect()
+    }
+}
+
+impl<S: LabelStore> Drop for Transaction<'_, S> {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        let owner = self.journal.owner().clone();
+        for (number, fd, held) in std::mem::take(&mut self.applied).into_iter().rev() {
+            if held.outcome != Outcome::Relabelled {
+                continue;
+            }
+            let restored = match self.relabeler.record_of(fd.as_fd(), &held.path) {
+                Ok(Some(_)) => self.relabeler.release(fd.as_fd(), &held.path, &owner),
+                _ => self.relabeler.restore_to(fd.as_fd(), &held.path, held.before.as_ref(), &held.label),
+            };
+            if let (Ok(_), Some(n)) = (restored, number) {
+                // a mark that cannot be written leaves the intent pending, which is safe
+                let _ = self.journal.undone(n);
+            }
+        }
+    }
+}
