@@ -233,7 +233,7 @@ pub enum FromAgent {
     StdinAck {
         bytes: u32,
     },
-    /// The process has closed its stdin; what is sent further is dropped (and acknowledged).
+    /// The process has closed its stdin, or has none; what is sent further is dropped (and acknowledged).
     StdinClosed,
     Exited(ExitStatus),
     Data(Bytes),

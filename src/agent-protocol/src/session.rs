@@ -188,7 +188,7 @@ impl ClientSession {
             (State::Running, Kind::Process, FromAgent::StdinAck { bytes }) => {
                 self.in_flight = self.in_flight.checked_sub(u64::from(*bytes)).ok_or(SessionError::Window)?;
             }
-            (State::Running, Kind::Process, FromAgent::StdinClosed) if self.stdin => self.input_open = false,
+            (State::Running, Kind::Process, FromAgent::StdinClosed) => self.input_open = false,
             (State::Running, Kind::Process, FromAgent::Exited(_)) => self.state = State::Over,
             (State::Opening, Kind::CopyOut, FromAgent::Data(_)) => {}
             (State::Opening, Kind::CopyOut, FromAgent::DataEof) => self.state = State::Over,
@@ -297,7 +297,6 @@ mod tests {
             vec![HELLO, FromAgent::Stdout(Bytes::default())],
             vec![HELLO, started.clone(), started.clone()],
             vec![HELLO, started.clone(), FromAgent::StdinAck { bytes: 1 }],
-            vec![HELLO, started.clone(), FromAgent::StdinClosed],
             vec![HELLO, started.clone(), FromAgent::Done],
             vec![HELLO, FromAgent::Exited(ExitStatus::Code(0))],
             vec![HELLO, FromAgent::Pong { token: 0 }],
