@@ -7,9 +7,9 @@ def build(with_policy=True, thorough=True):
     """Make what is not there or no longer fits; the key of the disk image."""
     with locked(HOME / "build.lock", "another build is under way, waiting for it"):
         packages.install_host_packages()
-        packages.ensure_debs("trixie", True, thorough)
-        packages.ensure_debs("bookworm", False, thorough)
-        boot = kernel.ensure(image.SUITE, thorough)
-        guestfs.ensure_tiny(thorough)
-        guestfs.ensure_full(thorough)
-        return image.ensure_disk(boot, with_policy, thorough)
+        made = [packages.ensure_debs("trixie", True, thorough),
+                packages.ensure_debs("bookworm", False, thorough),
+                kernel.ensure(image.SUITE, thorough),
+                guestfs.ensure_tiny(thorough),
+                guestfs.ensure_full(thorough)]
+        return image.ensure_disk(made, with_policy, thorough)

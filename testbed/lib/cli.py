@@ -4,7 +4,7 @@ import os
 import sys
 
 from . import build, hostprobe, image, machine, remote
-from .common import CACHE, Failure, say
+from .common import CACHE, HOME, Failure, locked, say
 
 
 def _options(args):
@@ -79,7 +79,8 @@ def verb_pull(args):
 
 
 def verb_policy(args):
-    remote.policy(machine.Instance(args.name), args.live)
+    with locked(HOME / "build.lock", "a build is under way, waiting for it"):
+        remote.policy(machine.Instance(args.name), args.live, args.module)
     return 0
 
 
@@ -161,6 +162,7 @@ def parser():
     p.add_argument("-d", "--domain", default="unconfined_t")
     p = verb("policy", verb_policy, "install policies/*.cil in a running L1 and relabel Casemate's places")
     p.add_argument("--live", action="store_true", help="run semodule inside L1 (slow) instead of here")
+    p.add_argument("module", nargs="*", help="CIL files instead of policies/*.cil")
     p = verb("avc", verb_avc, "print denials and kills since L1 was ready")
     p.add_argument("--all", action="store_true", help="since boot, start-up noise included")
     p = verb("probe", verb_probe, "run a three-instruction KVM guest in L1")

@@ -37,6 +37,7 @@ def ensure_full(thorough):
         _pack(tree, FULL)
         remove(tree)
     stage.ensure(make, thorough)
+    return stage.made_key()
 
 
 def ensure_tiny(thorough):
@@ -63,3 +64,4 @@ def ensure_tiny(thorough):
         _pack(tree, TINY)
         remove(tree)
     stage.ensure(make, thorough)
+    return stage.made_key()

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from . import kernel, packages
-from .common import CACHE, GUEST, HOME, POLICIES, Failure, Stage, hash_file, hash_inputs, remove, run
+from .common import CACHE, GUEST, HOME, POLICIES, Failure, Stage, hash_inputs, remove, run
 
 SUITE = "trixie"
 PACKAGES = ["selinux-policy-default", "policycoreutils", "semodule-utils", "checkpolicy", "secilc",
@@ -34,7 +34,7 @@ def extra_packages():
 
 def ensure_tree(thorough):
     wanted = sorted(set(PACKAGES + extra_packages()))
-    key = hash_inputs("3", SUITE, " ".join(wanted), packages.sources(SUITE))
+    key = hash_inputs("4", SUITE, " ".join(wanted), packages.sources(SUITE))
     stage = Stage("tree", key, [TREE])
 
     def make():
@@ -44,7 +44,7 @@ def ensure_tree(thorough):
              "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
              "--dpkgopt=path-exclude=/usr/share/locale/*",
              SUITE, TREE, packages.sources_file(SUITE)], "mmdebstrap of the L1 tree")
-        run(["sh", "-c", f"grep -q policy-version {TREE}/etc/selinux/semanage.conf || "
+        run(["sh", "-c", f"grep -q ^policy-version {TREE}/etc/selinux/semanage.conf || "
              f"echo 'policy-version = {SEPOLICY_VERSION}' >> {TREE}/etc/selinux/semanage.conf"],
             "setting the policy version")
         run(["sed", "-i", "s/^SELINUX=.*/SELINUX=enforcing/", TREE / "etc/selinux/config"],
@@ -84,12 +84,12 @@ def _semodule(target, modules):
             "semodule in L1's tree")
 
 
-def compile_policy(modules, thorough=False):
+def compile_policy(modules, thorough=False, name="policy"):
     """The tree's policy with `modules` installed: a directory with STORE and CONFIG in it."""
     tree_key = ensure_tree(thorough)
-    out = HOME / "policy"
+    out = HOME / name
     key = hash_inputs("2", tree_key, *[m.name for m in modules], *modules)
-    stage = Stage("policy", key, [out])
+    stage = Stage(name, key, [out])
 
     def make():
         remove(out)
@@ -117,11 +117,9 @@ def _ensure_keys():
 def _install_guest_parts():
     tools = WORK / "usr/libexec/testbed"
     tools.mkdir(parents=True)
-    for name in ("init", "relay"):
-        run(["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", tools / name, GUEST / f"{name}.c"],
-            f"compiling {name}.c")
-    run(["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", tools / "kvm-probe",
-         GUEST / "kvm-probe.c"], "compiling kvm-probe.c")
+    for source in GUEST.glob("*.c"):
+        run(["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", tools / source.stem, source],
+            f"compiling {source.name}")
     shutil.copy(GUEST / "rc", tools / "rc")
     (tools / "rc").chmod(0o755)
     shutil.copy(GUEST / "sshd_config", WORK / "etc/ssh/sshd_config")
@@ -154,12 +152,12 @@ def _label_and_pack():
     fresh.replace(DISK)
 
 
-def ensure_disk(kernel_key, with_policy, thorough):
+def ensure_disk(input_keys, with_policy, thorough):
+    """`input_keys`: of the stages that made the kernel, its modules and the guests' files."""
     keys = _ensure_keys()
     modules = policy_modules() if with_policy else []
     policy, policy_key = compile_policy(modules, thorough)
-    blobs = packages.CACHE / "guest-rootfs-tiny.tar"
-    key = hash_inputs("5", policy_key, kernel_key, keys, GUEST, DISK_SIZE, hash_file(blobs))
+    key = hash_inputs("6", policy_key, *input_keys, keys, GUEST, DISK_SIZE)
     stage = Stage("disk", key, [DISK])
 
     def make():
@@ -170,7 +168,7 @@ def ensure_disk(kernel_key, with_policy, thorough):
             run(["cp", "-a", policy / part, WORK / part], "copying the compiled policy")
         _install_guest_parts()
         for f in (packages.kernel_deb("trixie"), packages.kernel_deb("bookworm"),
-                  CACHE / "guest-rootfs.tar", blobs):
+                  CACHE / "guest-rootfs.tar", CACHE / "guest-rootfs-tiny.tar"):
             if not f.exists():
                 raise Failure(f"{f} is missing: run `testbed build`")
             shutil.copy(f, WORK / "var/lib/testbed" / f.name)

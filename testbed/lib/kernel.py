@@ -96,4 +96,4 @@ def ensure(suite, thorough):
         _write_initramfs(_find_modules(tree), BOOT / "busybox/usr/bin/busybox")
         _unpack_modules(MODULES, version())
     stage.ensure(make, thorough)
-    return key
+    return stage.made_key()

@@ -99,6 +99,7 @@ def ensure_debs(suite, with_busybox, thorough):
     stage = Stage(f"debs-{suite}", f"2 {MIRROR} {suite} {with_busybox}", outputs)
 
     stage.ensure(lambda: _fetch(suite, with_busybox), thorough)
+    return stage.made_key()
 
 
 def unpack(deb: pathlib.Path, target: pathlib.Path):

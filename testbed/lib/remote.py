@@ -3,21 +3,26 @@
 Every command goes through guest/relay.c, which sets the SELinux context and gives the
 command pipes of its own context. Callers: cli.
 """
-import io
 import os
+import re
 import shlex
 import subprocess
-import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 from . import image, machine
-from .common import Failure, hash_inputs, say
+from .common import Failure, say
 
 RELAY = "/usr/libexec/testbed/relay"
 # Where each domain lives on a real host: logged-in users in the full range, services at s0.
+# restorecon says so of every file below /tmp and the like, where no label is prescribed.
+QUIET = "2>&1 | grep -v '^Warning no default label' >&2 || true"
 UNCONFINED = "unconfined_u:unconfined_r:{}:s0-s0:c0.c1023"
 SERVICE = "system_u:system_r:{}:s0"
+AUDIT_WORDS = ("avc:", "SELINUX_ERR", "type=1400", "type=1401", "type=1326", "seccomp", "landlock",
+               "segfault", "general protection")
+CHANGING = re.compile(r"^\[ *[\d.]+\]|audit\([\d.:]+\)|\b(pid|ino|ses)=\d+")   # what differs between repeats
 CASEMATE_PLACES = ("/usr/bin/casemate*", "/usr/libexec/casemate", "/run/casemate", "/var/lib/casemate")
 
 
@@ -32,7 +37,8 @@ def _ssh(inst, remote, terminal=False, **options):
     if not inst.ready():
         raise Failure(f"L1 {inst.name} is not up: run `testbed up"
                       + ("`" if inst.name == "default" else f" --name {inst.name}`"))
-    argv = [*machine.ssh_base(inst.state()["port"]), "-tt" if terminal else "-T", "root@127.0.0.1", remote]
+    argv = ["setpriv", "--pdeathsig", "TERM", *machine.ssh_base(inst.state()["port"]),
+            "-tt" if terminal else "-T", "root@127.0.0.1", remote]
     return subprocess.Popen(argv, cwd=inst.dir, **options)
 
 
@@ -112,10 +118,10 @@ def push(inst, sources, target):
     names = [Path(os.path.abspath(s)).name for s in sources]
     many = len(sources) > 1 or target.endswith("/")
     restore = " ".join(f'"$d"/{shlex.quote(n)}' for n in names)
-    into = f'mkdir -p "$d"; tar -C "$d" --no-same-owner -xpf -; restorecon -RF {restore}'
-    rename = (f't="$d.testbed-push.$$"; mkdir -p "$t"; tar -C "$t" --no-same-owner -xpf -; '
-              f'mv -fT "$t"/{shlex.quote(names[0])} "$d"; rmdir "$t"; restorecon -RF "$d"')
-    script = f"d={shlex.quote(target)}\n"
+    into = f'mkdir -p "$d"; tar -C "$d" --no-same-owner -xpf - $W; restorecon -RF {restore} {QUIET}'
+    rename = (f't="$d.testbed-push.$$"; mkdir -p "$t"; tar -C "$t" --no-same-owner -xpf - $W; '
+              f'mv -fT "$t"/{shlex.quote(names[0])} "$d"; rmdir "$t"; restorecon -RF "$d" {QUIET}')
+    script = f"W=--warning=no-timestamp; d={shlex.quote(target)}\n"
     script += into if many else f'if [ -d "$d" ]; then {into}; else {rename}; fi'
 
     def add(tar):
@@ -126,37 +132,36 @@ def push(inst, sources, target):
 
 def pull(inst, source, target):
     """A file or directory out of L1, named TARGET (or into it, if it is a directory)."""
-    source = source.rstrip("/") or "/"
+    source = source.rstrip("/")
     parent, name = os.path.split(source)
-    script = f"exec tar -C {shlex.quote(parent or '.')} -cf - -- {shlex.quote(name or '.')}"
+    if not name or name in (".", ".."):
+        raise Failure("pull wants the path of a file or directory below /")
     destination = Path(target)
-    with inst.in_use():
+    if destination.is_dir():
+        destination /= name
+    script = f"exec tar -C {shlex.quote(parent or '.')} -cf - -- {shlex.quote(name)}"
+    # GNU tar refuses names that lead out of the temporary directory.
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".testbed-pull.") as fresh, inst.in_use():
         process = _ssh(inst, script, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                into = destination.is_dir()
-                for member in tar:
-                    if not into:
-                        rest = member.name[len(name):].lstrip("/")
-                        member.name = os.path.join(destination.name, rest) if rest else destination.name
-                    tar.extract(member, destination if into else destination.parent, filter="tar",
-                                set_attrs=True)
-        except tarfile.ReadError as e:
-            raise Failure(f"reading {source} from L1 {inst.name} failed: {e}") from e
-        finally:
-            process.stdout.close()
-            status = _wait(process)
-        if status != 0:
-            raise Failure(f"reading {source} from L1 {inst.name} failed with {status}")
+        unpack = subprocess.run(["tar", "-C", fresh, "-xpf", "-"], stdin=process.stdout,
+                                stderr=subprocess.PIPE, check=False)
+        process.stdout.close()
+        status = _wait(process)
+        if status != 0 or unpack.returncode != 0:
+            detail = "" if status else unpack.stderr.decode(errors="replace")
+            raise Failure(f"reading {source} from L1 {inst.name} failed with {status}{detail}")
+        if destination.is_dir() and not destination.is_symlink():
+            raise Failure(f"{destination} is a directory already")
+        (Path(fresh) / name).replace(destination)
 
 
-def policy(inst, live):
-    """Install policies/*.cil in a running L1 and label Casemate's places.
+def policy(inst, live, modules):
+    """Install CIL modules (policies/*.cil) in a running L1 and label Casemate's places.
 
     Compiled on this machine (seconds) and loaded there; `live` runs semodule in L1
     itself (minutes under emulation), as an administrator would.
     """
-    modules = image.policy_modules()
+    modules = [Path(m) for m in modules] or image.policy_modules()
     if not modules:
         raise Failure(f"no *.cil in {image.POLICIES}")
     names = ", ".join(m.name for m in modules)
@@ -168,29 +173,37 @@ def policy(inst, live):
         push(inst, [str(m) for m in modules], staged + "/")
         capture(inst, f"cd {staged} && semodule -X 400 -i *.cil && cd / && rm -rf {staged}; {labels}")
         return
-    compiled, key = image.compile_policy(modules)
+    compiled, _ = image.compile_policy(modules)
     say(f"loading into L1: {names}")
-    # The new store replaces the old in one rename each; then the kernel gets the policy.
+    # Labelled before it takes the old one's place: sshd and restorecon read these files
+    # in their own domains, and would be locked out by a wrong type.
     script = ('t=/var/lib/testbed/policy.new; rm -rf $t; mkdir -p $t; tar -C $t -xpf -\n'
-              'rm -rf /var/lib/selinux /etc/selinux/default\n'
-              'mv $t/var/lib/selinux /var/lib/selinux; mv $t/etc/selinux/default /etc/selinux/default\n'
-              'load_policy; restorecon -RF /var/lib/selinux /etc/selinux/default\n' + labels)
+              'setfiles -F -r $t /etc/selinux/default/contexts/files/file_contexts $t\n'
+              'rm -rf /var/lib/selinux.old; mv /var/lib/selinux /var/lib/selinux.old\n'
+              'mv $t/var/lib/selinux /var/lib/selinux\n'
+              'mv /etc/selinux/default $t/old; mv $t/etc/selinux/default /etc/selinux/default\n'
+              'load_policy; rm -rf $t /var/lib/selinux.old; ' + labels)
 
     def add(tar):
         for part in ("var/lib/selinux", "etc/selinux/default"):
             tar.add(compiled / part, part, filter=_owned_by_root)
     _send(inst, script, add)
-    return key
 
 
 def avc(inst, everything):
-    """Denials and kills since L1 was ready (or since boot), from the kernel log."""
+    """Denials and kills since L1 was ready, each kind once with its count; or all since boot, raw."""
     text = capture(inst, "dmesg").decode(errors="replace").splitlines()
-    if not everything:
-        starts = [i for i, line in enumerate(text) if machine.READY in line]
-        text = text[starts[-1] + 1:] if starts else text
-    wanted = ("avc:", "SELINUX_ERR", "type=1400", "type=1401", "type=1326", "type=1423", "type=1424",
-              "seccomp", "landlock", "segfault", "general protection")
-    for line in text:
-        if any(w in line for w in wanted) and "lsm=selinux res=1" not in line:
-            print(line)
+    lines = [x for x in text if any(w in x for w in AUDIT_WORDS) and "lsm=selinux res=1" not in x]
+    if everything:
+        print("\n".join(lines))
+        return
+    starts = [i for i, line in enumerate(text) if machine.READY in line]
+    lines = [x for x in lines if x in text[starts[-1] + 1:]] if starts else lines
+    kinds = {}
+    for line in lines:
+        # Noise of the equipment itself: semodule's needless relabels, sshd's login records.
+        if re.search(r"scontext=\S+:(semanage_t|sshd_t):", line):
+            continue
+        kinds.setdefault(CHANGING.sub("", line), []).append(line)
+    for same in kinds.values():
+        print(same[0] + (f"  (x{len(same)})" if len(same) > 1 else ""))
