@@ -24,6 +24,8 @@ pub mod traits;
 pub mod vsock;
 
 #[cfg(test)]
+mod mmio_tests;
+#[cfg(test)]
 mod testing;
 
 pub use block::Block;
