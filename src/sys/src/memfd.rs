@@ -14,6 +14,11 @@ fn full() -> SealFlags {
 /// A memfd that holds `bytes`, sealed against every change, never executable where the kernel knows
 /// how (6.3). The name shows in /proc only.
 pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    seal(name, create(name)?, bytes)
+}
+
+/// An empty memfd for [`seal`]: for contents that name the memfd's own identity.
+pub fn create(name: &str) -> Result<OwnedFd> {
     let attempt = || format!("make the sealed memfd {name}");
     let base = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create(name, base | MemfdFlags::NOEXEC_SEAL) {
@@ -21,6 +26,12 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
         other => other,
     }
     .attempt_with(attempt)?;
+    Ok(fd)
+}
+
+/// Writes `bytes` into a memfd of [`create`] and seals it.
+pub fn seal(name: &str, fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
+    let attempt = || format!("make the sealed memfd {name}");
     let mut file = File::from(fd);
     file.write_all(bytes).attempt_with(attempt)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).attempt_with(attempt)?;
