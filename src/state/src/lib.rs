@@ -1,1 +1,0 @@
-//! Versioned device state container.
