@@ -102,3 +102,38 @@ impl HostAcceptor for UnixAcceptor {
         self.events.add(&self.listener, token, EventFlags::IN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_sockets_report_themselves_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
+        let mut acceptor = UnixAcceptor::new(listener, Events::new(Arc::clone(&epoll), 5)).unwrap();
+        acceptor.register(0).unwrap();
+        assert!(acceptor.accept().unwrap().is_none());
+        let mut client = UnixStream::connect(&path).unwrap();
+        assert_eq!(wait(&epoll), [((5, 0), EventFlags::IN)]);
+        let mut stream = acceptor.accept().unwrap().unwrap();
+        stream.register(0x1_0002).unwrap();
+        client.write_all(b"hi").unwrap();
+        let events = wait(&epoll);
+        assert_eq!(events, [((5, 0x1_0002), EventFlags::IN | EventFlags::OUT)]);
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 2);
+        assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(client);
+        let ready = readiness(wait(&epoll)[0].1);
+        assert!(ready.readable && ready.hangup);
+        assert_eq!(stream.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    fn wait(epoll: &OwnedFd) -> Vec<((u32, u32), EventFlags)> {
+        let mut events = Vec::with_capacity(8);
+        epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
+        events.iter().map(|e: &epoll::Event| (split_event_data(e.data.u64()), e.flags)).collect()
+    }
+}

@@ -26,6 +26,8 @@ pub mod vsock;
 #[cfg(test)]
 mod mmio_tests;
 #[cfg(test)]
+mod queue_tests;
+#[cfg(test)]
 mod testing;
 
 pub use block::Block;

@@ -261,11 +261,13 @@ impl VirtioMmio {
     }
 
     /// One turn of the io thread, after a kick or when the last turn answered [`Progress::More`].
+    #[must_use]
     pub fn process(&self) -> Progress {
         self.core.process()
     }
 
     /// A host stream of the device became ready.
+    #[must_use]
     pub fn host_event(&self, token: u32, ready: Readiness) -> Progress {
         self.core.host_event(token, ready)
     }

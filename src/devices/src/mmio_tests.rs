@@ -12,6 +12,62 @@ fn console() -> (Box<Console>, Sink) {
     (Box::new(Console::new(Box::new(sink.clone()), None).unwrap()), sink)
 }
 
+fn floods() -> Vec<Vec<(u64, u32, u16)>> {
+    vec![
+        vec![(0, MEM as u32, 0)],
+        vec![(BUF, 0, 0)],
+        vec![(0, MEM as u32, 0); 30],
+        vec![(BUF, 10, WRITE)],
+        vec![(BUF, 4096, 0), (BUF, 4096, WRITE)],
+    ]
+}
+
+#[test]
+fn a_console_flood_is_cut_and_shared_out() {
+    for parts in floods() {
+        let (mut driver, sink) = started();
+        let mut turns = 0;
+        let mut answered = 0;
+        for _ in 0..20 {
+            for _ in 0..2 {
+                driver.submit(1, &parts);
+            }
+            let _ = driver.notify(1);
+            while driver.dev.process() == Progress::More {
+                turns += 1;
+            }
+            answered += driver.used(1).len();
+        }
+        assert_eq!(answered, 40);
+        // 64 KiB of each request, four of them a turn.
+        assert!(sink.0.lock().unwrap().len() <= 40 * 65536, "{parts:?}");
+        assert!(turns <= 40);
+    }
+}
+
+#[test]
+fn console_input_waits_for_buffers() {
+    let input = PipeStream::new(b"typed ahead");
+    let stream = PipeEnd(input.clone());
+    let console = Console::new(Box::new(Sink::default()), Some(Box::new(stream))).unwrap();
+    let mut driver = Driver::started(Box::new(console));
+    assert_eq!(driver.used(0), []);
+    driver.submit(0, &[(BUF, 5, WRITE)]);
+    driver.submit(0, &[(BUF + 100, 0, WRITE)]);
+    driver.submit(0, &[(BUF + 200, 3, WRITE), (BUF + 300, 100, WRITE)]);
+    driver.submit(0, &[(BUF + 500, 10, WRITE)]);
+    driver.kick(0);
+    assert_eq!(driver.used(0), [(0, 5), (1, 0), (2, 6)]);
+    assert_eq!([driver.get(BUF, 5), driver.get(BUF + 200, 3), driver.get(BUF + 300, 3)].concat(), b"typed ahead");
+    input.with(|p| p.input.extend(b"!"));
+    let _ = driver.dev.host_event(0, crate::Readiness::ALL);
+    assert_eq!(driver.used(0), [(4, 1)]);
+    driver.submit(0, &[(BUF + 500, 10, WRITE)]);
+    input.with(|p| p.input_closed = true);
+    let _ = driver.dev.host_event(0, crate::Readiness::ALL);
+    assert!(driver.used(0).is_empty() && input.with(|p| p.dropped));
+}
+
 fn started() -> (Driver, Sink) {
     let (console, sink) = console();
     (Driver::started(console), sink)
@@ -46,6 +102,7 @@ fn a_correct_driver_is_served() {
         print(&mut driver, b"hello");
         assert_eq!(*sink.0.lock().unwrap(), b"hello");
         assert_eq!(driver.used(1), [(0, 0)]);
+        assert_eq!(driver.irqs.load(std::sync::atomic::Ordering::SeqCst), 1);
         assert_eq!(driver.r(0x60), 1);
         let _ = driver.w(0x64, 1);
         assert_eq!(driver.r(0x60), 0);

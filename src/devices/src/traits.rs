@@ -68,7 +68,6 @@ pub enum ReportVerdict {
 }
 
 /// What the io thread shall do with a device after it had its turn.
-#[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Nothing left; wait for the next kick or host event.

@@ -6,6 +6,8 @@
 
 mod config;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use casemate_storage::{BlockBackend, SECTOR};
 use serde::{Deserialize, Serialize};

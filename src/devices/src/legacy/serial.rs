@@ -92,13 +92,19 @@ impl vm_superio::Trigger for Line {
 
 type Uart = Serial<Line, NoEvents, Buffer>;
 
+/// The io thread's end: the log, and the buffer that changes places with the vCPUs'.
+struct Drain {
+    sink: Box<dyn ByteSink>,
+    spare: Vec<u8>,
+}
+
 /// The serial port on the port bus, and its other half in the io thread.
 pub struct SerialPort {
     index: u32,
     line: Arc<dyn Trigger>,
     uart: Mutex<Uart>,
     buffer: Buffer,
-    sink: Mutex<Box<dyn ByteSink>>,
+    sink: Mutex<Drain>,
 }
 
 impl SerialPort {
@@ -106,7 +112,7 @@ impl SerialPort {
     pub fn new(index: u32, line: Arc<dyn Trigger>, sink: Box<dyn ByteSink>) -> Self {
         let buffer = Buffer::default();
         let uart = Mutex::new(Serial::new(Line(Arc::clone(&line)), buffer.clone()));
-        Self { index, line, uart, buffer, sink: Mutex::new(sink) }
+        Self { index, line, uart, buffer, sink: Mutex::new(Drain { sink, spare: Vec::new() }) }
     }
 
     fn uart(&self) -> MutexGuard<'_, Uart> {
@@ -115,14 +121,17 @@ impl SerialPort {
 
     /// Empties the buffer into the log. Also called once before the runner ends, for the last line.
     pub fn process(&self) -> Progress {
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bytes, dropped) = {
+        let mut drain = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let Drain { sink, spare } = &mut *drain;
+        let dropped = {
             let mut out = self.buffer.lock();
             out.kicked = false;
             out.wake = false;
-            (std::mem::take(&mut out.bytes), std::mem::take(&mut out.dropped))
+            std::mem::swap(&mut out.bytes, spare);
+            std::mem::take(&mut out.dropped)
         };
-        sink.write(&bytes);
+        sink.write(spare);
+        spare.clear();
         if dropped > 0 {
             sink.write(format!("\n[casemate: {dropped} bytes of serial output dropped]\n").as_bytes());
         }
@@ -196,5 +205,67 @@ impl BusDevice for SerialPort {
             return Action::Kick(self.index);
         }
         Action::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CountingLine, Sink};
+
+    fn port() -> (SerialPort, Sink) {
+        let sink = Sink::default();
+        (SerialPort::new(3, Arc::new(CountingLine::default()), Box::new(sink.clone())), sink)
+    }
+
+    #[test]
+    fn a_line_wakes_the_io_thread_once() {
+        let (port, sink) = port();
+        let kicks: Vec<_> = b"one\ntwo\n".iter().map(|&b| port.write(0, &[b])).collect();
+        assert_eq!(kicks.iter().filter(|k| **k == Action::Kick(3)).count(), 1);
+        assert!(sink.0.lock().unwrap().is_empty(), "the vCPU thread writes nothing");
+        let _ = port.process();
+        assert_eq!(*sink.0.lock().unwrap(), b"one\ntwo\n");
+        assert_eq!(port.write(0, b"\n"), Action::Kick(3));
+    }
+
+    #[test]
+    fn a_flood_is_bounded_and_counted() {
+        let (port, sink) = port();
+        for _ in 0..BUFFER + 1000 {
+            let _ = port.write(0, b"x");
+        }
+        assert!(port.buffer.lock().bytes.capacity() <= BUFFER);
+        let _ = port.process();
+        let log = sink.0.lock().unwrap();
+        assert!(log.len() < BUFFER + 100);
+        assert!(String::from_utf8_lossy(&log).contains("1000 bytes of serial output dropped"));
+    }
+
+    #[test]
+    fn any_register_access_is_harmless() {
+        let (port, _) = port();
+        for offset in 0..300 {
+            for value in 0..=255 {
+                let _ = port.write(offset, &[value]);
+                port.read(offset, &mut [0]);
+            }
+            let _ = port.write(offset, &[0; 4]);
+            port.read(offset, &mut [0; 4]);
+            assert!(port.save().in_buffer.len() <= 64);
+        }
+    }
+
+    #[test]
+    fn state_comes_back_or_is_refused() {
+        let (port, _) = port();
+        let _ = port.write(7, &[0x77]);
+        assert_eq!(port.input(b"abc"), 3);
+        let state = port.save();
+        let (copy, _) = self::port();
+        copy.restore(&state).unwrap();
+        assert_eq!(copy.save(), state);
+        assert!(copy.restore(&SerialState { in_buffer: vec![0; 65], ..state.clone() }).is_err());
+        assert!(copy.restore(&SerialState { version: 2, ..state }).is_err());
     }
 }

@@ -254,9 +254,4 @@ impl Connection {
             return 0;
         }
     }
-
-    #[cfg(test)]
-    pub fn buffered(&self) -> usize {
-        self.out.len()
-    }
 }

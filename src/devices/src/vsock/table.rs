@@ -98,9 +98,4 @@ impl Table {
     pub fn indices(&self) -> std::ops::Range<usize> {
         0..SLOTS
     }
-
-    #[cfg(test)]
-    pub fn used(&self) -> usize {
-        self.slots.iter().filter(|s| !matches!(s, Slot::Free)).count()
-    }
 }
