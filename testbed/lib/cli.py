@@ -3,7 +3,7 @@ import argparse
 import os
 import sys
 
-from . import build, hostprobe, image, machine, remote
+from . import build, hostprobe, image, machine, remote, selftest
 from .common import CACHE, HOME, Failure, locked, say
 
 
@@ -79,6 +79,12 @@ def verb_pull(args):
 
 
 def verb_policy(args):
+    if args.check:
+        with locked(HOME / "build.lock", "a build is under way, waiting for it"):
+            modules, stage = remote.choose_modules(args.module)
+            out, _ = image.compile_policy(modules, name=stage)
+        say(f"compiles: {out}/etc/selinux/default/policy/policy.{image.SEPOLICY_VERSION}")
+        return 0
     with locked(HOME / "build.lock", "a build is under way, waiting for it"):
         remote.policy(machine.Instance(args.name), args.live, args.module)
     return 0
@@ -104,6 +110,10 @@ def verb_status(args):
 
 def verb_probe(args):
     return remote.execute(machine.Instance(args.name), ["/usr/libexec/testbed/kvm-probe"], args.domain)
+
+
+def verb_selftest(_args):
+    return selftest.run()
 
 
 def verb_probe_host(_args):
@@ -162,6 +172,7 @@ def parser():
     p.add_argument("-d", "--domain", default="unconfined_t")
     p = verb("policy", verb_policy, "install policies/*.cil in a running L1 and relabel Casemate's places")
     p.add_argument("--live", action="store_true", help="run semodule inside L1 (slow) instead of here")
+    p.add_argument("--check", action="store_true", help="only compile, here; needs no L1")
     p.add_argument("module", nargs="*", help="CIL files instead of policies/*.cil")
     p = verb("avc", verb_avc, "print denials and kills since L1 was ready")
     p.add_argument("--all", action="store_true", help="since boot, start-up noise included")
@@ -170,6 +181,7 @@ def parser():
     p = verb("down", verb_down, "stop an L1; its disk is thrown away")
     p.add_argument("--all", action="store_true", help="every instance of this cache")
     verb("status", verb_status, "list the instances; status 1 if none is up", named=False)
+    verb("selftest", verb_selftest, "check in a fresh L1 that the testbed keeps its promises", named=False)
     verb("probe-host", verb_probe_host, "can this machine itself do what the testbed does?", named=False)
     return top
 

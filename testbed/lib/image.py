@@ -34,7 +34,7 @@ def extra_packages():
 
 def ensure_tree(thorough):
     wanted = sorted(set(PACKAGES + extra_packages()))
-    key = hash_inputs("4", SUITE, " ".join(wanted), packages.sources(SUITE))
+    key = hash_inputs("5", SUITE, " ".join(wanted), packages.sources(SUITE))
     stage = Stage("tree", key, [TREE])
 
     def make():
@@ -56,6 +56,10 @@ def ensure_tree(thorough):
             remove(TREE / part)
             shutil.move(compiled / part, TREE / part)
         remove(compiled)
+        # The package's own build is of a newer version and would be loaded first.
+        for built in (TREE / CONFIG / "default/policy").glob("policy.*"):
+            if built.suffix != f".{SEPOLICY_VERSION}":
+                built.unlink()
     stage.ensure(make, thorough)
     return key
 

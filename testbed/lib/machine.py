@@ -318,7 +318,7 @@ def forget(inst):
 def report(inst):
     if not inst.alive():
         state = inst.state()
-        why = state.get("why") or "never started"
+        why = state.get("why") or ("its keeper was killed" if state else "never started")
         say(f"{inst.name}: down ({why})")
         return False
     state = inst.state()

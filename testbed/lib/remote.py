@@ -155,15 +155,23 @@ def pull(inst, source, target):
         (Path(fresh) / name).replace(destination)
 
 
+def choose_modules(given):
+    """The CIL files and the cache stage for them: trials must not displace the image's own."""
+    if given:
+        return [Path(m) for m in given], "policy.trial"
+    found = image.policy_modules()
+    if not found:
+        raise Failure(f"no *.cil in {image.POLICIES}")
+    return found, "policy"
+
+
 def policy(inst, live, modules):
     """Install CIL modules (policies/*.cil) in a running L1 and label Casemate's places.
 
     Compiled on this machine (seconds) and loaded there; `live` runs semodule in L1
     itself (minutes under emulation), as an administrator would.
     """
-    modules = [Path(m) for m in modules] or image.policy_modules()
-    if not modules:
-        raise Failure(f"no *.cil in {image.POLICIES}")
+    modules, stage = choose_modules(modules)
     names = ", ".join(m.name for m in modules)
     labels = f"for p in {' '.join(CASEMATE_PLACES)}; do [ -e \"$p\" ] && restorecon -RF \"$p\"; done; true"
     if live:
@@ -173,7 +181,7 @@ def policy(inst, live, modules):
         push(inst, [str(m) for m in modules], staged + "/")
         capture(inst, f"cd {staged} && semodule -X 400 -i *.cil && cd / && rm -rf {staged}; {labels}")
         return
-    compiled, _ = image.compile_policy(modules)
+    compiled, _ = image.compile_policy(modules, name=stage)
     say(f"loading into L1: {names}")
     # Labelled before it takes the old one's place: sshd and restorecon read these files
     # in their own domains, and would be locked out by a wrong type.
