@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+#[cfg(feature = "text")]
 pub mod parse;
 pub mod sandbox;
 pub mod values;

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What must hold of the confinement (DESIGN rule 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Posture {
     /// Anything less; only with `--allow-reduced REASON`.
@@ -190,7 +190,8 @@ impl CpuCount {
 }
 
 /// Format of a disk image. Always named by the user, never guessed from content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
     Raw,

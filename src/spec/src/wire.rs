@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schemars::JsonSchema;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -19,7 +18,8 @@ fn version() -> u32 {
 }
 
 /// A sandbox as asked for.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SpecFile {
     /// Version of this form; 1.
@@ -97,7 +97,8 @@ pub struct SpecFile {
 }
 
 /// Root file system: exactly one of `dir`, `tar`, `image`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RootFile {
     /// A directory on the host, made into a read-only image.
@@ -121,7 +122,8 @@ pub struct RootFile {
 }
 
 /// A disk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DiskFile {
     /// Name, 1 to 20 of `a-z 0-9 _ -`; the guest sees it as the disk's serial.
@@ -143,7 +145,8 @@ pub struct DiskFile {
 }
 
 /// Limits on the processes that serve the VM.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LimitsFile {
     /// CPU time, in hundredths of a CPU (150 is one and a half).
@@ -160,7 +163,8 @@ pub struct LimitsFile {
     pub log: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RebootFile {
     Stop,
@@ -168,7 +172,8 @@ pub enum RebootFile {
 }
 
 /// A map of strings that refuses a repeated key instead of keeping the last.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct UniqueMap(pub BTreeMap<String, String>);
 
