@@ -1,2 +1,4 @@
-//! src/runner.
-fn main() {}
+//! casemate-runner: one VM, everything inherited, nothing opened.
+fn main() -> std::process::ExitCode {
+    casemate_runner::run()
+}

@@ -68,6 +68,8 @@ pub struct VmConfig {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) vm: VmFd,
+    /// Kept mapped as long as any vCPU can run: the slots of `vm` point into it.
+    pub(crate) memory: Memory,
     pub(crate) chip: Option<Chip>,
 }
 
@@ -76,7 +78,6 @@ pub(crate) struct Shared {
 pub struct Vm {
     kvm: Kvm,
     config: VmConfig,
-    memory: Memory,
     pub(crate) shared: Arc<Shared>,
     /// Filtered once, then specialised per vCPU.
     cpuid: CpuId,
@@ -112,12 +113,12 @@ impl Vm {
         let cpuid = cpuid::template(supported.as_slice(), config.vcpus, deadline_timer);
         let cpuid = CpuId::from_entries(&cpuid)
             .map_err(|_| Error::io("build the CPUID template")(std::io::ErrorKind::InvalidData.into()))?;
-        Ok(Self { kvm, config, memory, shared: Arc::new(Shared { vm, chip }), cpuid, entry: None })
+        Ok(Self { kvm, config, shared: Arc::new(Shared { vm, memory, chip }), cpuid, entry: None })
     }
 
     /// Guest memory; clones share it.
     pub fn memory(&self) -> &Memory {
-        &self.memory
+        &self.shared.memory
     }
 
     /// An interrupt line: each write to the returned event is one edge on `gsi`.
@@ -142,7 +143,7 @@ impl Vm {
     /// # Errors
     /// The image is malformed or does not fit.
     pub fn boot(&mut self, image: &mut Image<'_>, platform: &Platform) -> Result<Protocol> {
-        let entry = boot::load(&self.memory, image, platform, self.config.vcpus)?;
+        let entry = boot::load(&self.shared.memory, image, platform, self.config.vcpus)?;
         let protocol = entry.protocol;
         self.entry = Some(entry);
         Ok(protocol)
@@ -168,7 +169,7 @@ impl Vm {
         }
         // Application processors wait for their SIPI in the state KVM creates them in.
         if let (0, Some(entry)) = (index, &self.entry) {
-            regs::set_entry(&fd, &self.memory, entry)?;
+            regs::set_entry(&fd, &self.shared.memory, entry)?;
         }
         Ok(Vcpu { index, fd, shared: Arc::clone(&self.shared) })
     }
@@ -208,8 +209,8 @@ fn register_slots(vm: &VmFd, memory: &Memory) -> Result<()> {
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the range is one whole mapping of `memory`, which `Vm` keeps mapped as long as the VM descriptor
-        // that it also owns; the regions do not overlap, in guest or host.
+        // SAFETY: the range is one whole mapping of `memory`, which `Shared` keeps mapped as long as the VM descriptor
+        // that it owns beside it; the regions do not overlap, in guest or host.
         unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("register guest memory"))?;
     }
     Ok(())
