@@ -208,7 +208,7 @@ fn big_output_to_a_slow_reader_is_complete_and_bounded() {
 fn terminal_size_resize_interrupt_and_eof() {
     let agent = agent();
     let size = WinSize { rows: 33, cols: 101 };
-    let script = "tty; stty size; trap 'stty size; exit 7' INT; while :; do sleep 0.05; done";
+    let script = "trap 'stty size; exit 7' INT; tty; stty size; while :; do sleep 0.05; done";
     let mut session = Session::exec(&agent, ExecRequest { tty: Some(size), stdin: true, ..sh(script) });
     session.expect("33 101");
     session.send(&ToAgent::Resize(WinSize { rows: 50, cols: 60 }));
