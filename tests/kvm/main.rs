@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod runner;
 mod vm_boot;
 
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let mut trials: Vec<Trial> = vm_boot::tests();
+    let mut trials: Vec<Trial> = [vm_boot::tests(), runner::tests()].into_iter().flatten().collect();
     if let Some(reason) = missing() {
         eprintln!("kvm tier skipped: {reason}");
         trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();

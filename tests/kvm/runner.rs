@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use casemate_tests::guest;
-use casemate_tests::warden::Rig;
+use casemate_tests::rig::Rig;
 use casemate_wire::record::ExitCause;
 use casemate_wire::runner::{FromRunner, ToRunner};
 use iced_x86::code_asm::*;

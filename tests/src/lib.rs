@@ -1,3 +1,4 @@
 //! What the integration tiers share.
 
 pub mod guest;
+pub mod rig;
