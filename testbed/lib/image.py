@@ -85,7 +85,7 @@ def _semodule(target, modules):
             'root=$1; shift 3; cd "$root/mnt/cil"; exec chroot "$root" sh -c '
             '\'cd /mnt/cil && exec semodule -n -X 400 -i "$@"\' semodule "$@"\n')
         run(["unshare", "-m", "sh", "-c", script, "sh", TREE, target, staged, *names],
-            "semodule in L1's tree")
+            "compiling the CIL modules (`up --no-policy` starts without them)")
 
 
 def compile_policy(modules, thorough=False, name="policy"):
