@@ -201,12 +201,13 @@ def policy(inst, live, modules):
 def avc(inst, everything):
     """Denials and kills since L1 was ready, each kind once with its count; or all since boot, raw."""
     text = capture(inst, "dmesg").decode(errors="replace").splitlines()
+    if not everything:
+        starts = [i for i, line in enumerate(text) if machine.READY in line]
+        text = text[starts[-1] + 1:] if starts else text
     lines = [x for x in text if any(w in x for w in AUDIT_WORDS) and "lsm=selinux res=1" not in x]
     if everything:
         print("\n".join(lines))
         return
-    starts = [i for i, line in enumerate(text) if machine.READY in line]
-    lines = [x for x in lines if x in text[starts[-1] + 1:]] if starts else lines
     kinds = {}
     for line in lines:
         # Noise of the equipment itself: semodule's needless relabels, sshd's login records.
