@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut next = |what: &str| arguments.next().ok_or(format!("missing argument: {what}"));
     let (state, kernel, agent, root) = (next("STATE")?, next("KERNEL")?, next("AGENT")?, next("ROOT")?);
     let store = Store::open(state)?;
-    let mut progress = |p| eprintln!("{p:?}");
+    let progress = |p| eprintln!("{p:?}");
     let source = KernelSource::from_path(&kernel);
     let kernel = match store.import_kernel(&source, None, &mut |_| {}) {
         Err(Error::KernelExists { name }) => store.kernel(Some(&name))?,

@@ -78,12 +78,12 @@ impl Store {
     pub fn rootfs(&self, source: &RootSource, progress: &mut dyn FnMut(Progress)) -> Result<RootfsImage> {
         match source {
             RootSource::Image { path, fstype } => in_place(path, *fstype),
-            RootSource::Directory { path } => self.from_directory(path, progress),
-            RootSource::Tar { path, compression } => self.from_tar(path, *compression, progress),
+            RootSource::Directory { path } => self.root_of_directory(path, progress),
+            RootSource::Tar { path, compression } => self.root_of_tar(path, *compression, progress),
         }
     }
 
-    fn from_directory(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<RootfsImage> {
+    fn root_of_directory(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<RootfsImage> {
         let path = &std::fs::canonicalize(path).map_err(Error::io("finding", path))?;
         let entries = fingerprint::walk(path)?;
         let stamp = fingerprint::stamp_tree(&entries, path);
@@ -111,7 +111,7 @@ impl Store {
         Ok(image)
     }
 
-    fn from_tar(
+    fn root_of_tar(
         &self,
         path: &Path,
         compression: TarCompression,

@@ -110,7 +110,10 @@ impl Store {
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     use std::io::Write;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(Error::io("creating a file in", directory))?;
+    // Readable by all: nothing in the store is a secret.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    let file = tempfile::Builder::new().permissions(mode).tempfile_in(directory);
+    let mut file = file.map_err(Error::io("creating a file in", directory))?;
     file.write_all(content).map_err(Error::io("writing", path))?;
     file.as_file().sync_all().map_err(Error::io("syncing", path))?;
     file.persist(path).map_err(|e| Error::io("moving into place", path)(e.error))?;
