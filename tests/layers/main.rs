@@ -32,7 +32,10 @@ const FLOORS: &[(&str, u8)] = &[
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("casemate-devices", &["casemate-vm", "kvm-ioctls", "casemate-sys"]),
     ("casemate-vm", &["casemate-devices"]),
-    ("casemate-runner", &["casemate-label", "clap", "selinux", "selinux-sys", "casemate-client", "casemate-image", "toml"]),
+    (
+        "casemate-runner",
+        &["casemate-label", "clap", "selinux", "selinux-sys", "casemate-client", "casemate-image", "toml"],
+    ),
     ("casemate-agent", &["casemate-label", "clap", "selinux", "casemate-client", "casemate-spec", "casemate-confine"]),
     ("casemate-probe", &["casemate-label", "clap", "selinux", "casemate-client"]),
     ("casemate", &["casemate-confine", "casemate-label", "casemate-vm", "selinux"]),
@@ -57,7 +60,8 @@ fn linked(root: &str) -> BTreeSet<String> {
     let arguments = ["tree", "--locked", "-e", "normal,no-proc-macro", "--prefix", "none", "-f", "{p}", "-p", root];
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
-    let output = cargo.args(arguments).args(["--target", "x86_64-unknown-linux-gnu", "--manifest-path", manifest]).output();
+    let output =
+        cargo.args(arguments).args(["--target", "x86_64-unknown-linux-gnu", "--manifest-path", manifest]).output();
     let output = output.expect("cargo tree");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -92,7 +96,11 @@ fn forbidden_links_are_absent() {
 fn trusted_trees_stay_within_their_budget() {
     for (package, budget) in BUDGET {
         let linked = linked(package);
-        assert!(linked.len() <= *budget, "{package} links {} packages, its budget is {budget}: {linked:?}", linked.len());
+        assert!(
+            linked.len() <= *budget,
+            "{package} links {} packages, its budget is {budget}: {linked:?}",
+            linked.len()
+        );
     }
 }
 

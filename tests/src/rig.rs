@@ -107,8 +107,7 @@ impl Rig {
         fds.extend(self.fds);
         let child = spawn(&self.vm, fds)?;
         let vsock = self.vsock.map(|(dir, _listener)| dir);
-        let mut running =
-            Running { child, warden, console, output, vsock, findings: Vec::new(), news: Vec::new() };
+        let mut running = Running { child, warden, console, output, vsock, findings: Vec::new(), news: Vec::new() };
         match running.next(PATIENCE)? {
             FromRunner::Attested(findings) => running.findings = findings,
             other => return Err(format!("instead of an attestation: {other:?}").into()),
@@ -268,7 +267,11 @@ fn sealed_plan(plan: &mut RolePlan) -> Result<OwnedFd, Failed> {
 /// A program of this workspace, as built last.
 pub fn program(name: &str) -> Result<PathBuf, Failed> {
     let target = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let places = ["x86_64-unknown-linux-gnu/dist", "x86_64-unknown-linux-gnu/debug", "dist", "debug"];
+    // The runner must be the static one: a dynamic one needs executable mappings, which its filters deny.
+    let places = match name {
+        "casemate-runner" => &["x86_64-unknown-linux-gnu/dist", "x86_64-unknown-linux-gnu/debug"][..],
+        _ => &["dist", "debug"],
+    };
     places
         .iter()
         .map(|place| target.join(place).join(name))
