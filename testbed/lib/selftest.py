@@ -50,11 +50,20 @@ def selinux_is_enforcing(b):
 
 
 @check
-def a_confined_domain_is_denied_what_an_unconfined_one_may(b):
-    assert "root:" in b.out("cat /etc/shadow")
-    denied = b.sh("cat /etc/shadow", "-d", "system_u:system_r:svirt_t:s0:c1,c2")
-    assert denied.returncode != 0, "svirt_t read /etc/shadow"
-    assert "avc" in b.tool("avc").stdout, "and no AVC was logged"
+def a_confined_domain_is_denied_what_a_service_may(b):
+    b.out("cp /bin/cat /usr/bin/confined; chcon -t hostname_exec_t /usr/bin/confined")
+    read = ["exec", "-d", "initrc_t", "--"]
+    assert "root:" in b.tool(*read, "cat", "/etc/shadow").stdout
+    assert ":hostname_t:" in b.tool(*read, "/usr/bin/confined", "/proc/self/attr/current").stdout
+    denied = b.tool(*read, "/usr/bin/confined", "/etc/shadow")
+    expect((denied.returncode, denied.stdout), (1, ""))
+    logged = [x for x in b.tool("avc").stdout.splitlines() if ":shadow_t:" in x and ":hostname_t:" in x]
+    assert logged, "the denial is not in the log"
+
+
+@check
+def a_domain_that_may_not_be_entered_is_refused(b):
+    expect(b.sh("true", "-d", "system_u:system_r:svirt_t:s0:c1,c2").returncode, 125)
 
 
 @check
