@@ -124,12 +124,29 @@ fn descriptors(view: &ProcessView<'_>, expected: &Expected<'_>) -> Vec<Finding> 
     }
     for want in planned {
         let what = format!("descriptor {} ({})", want.number, want.name);
+        let may_be_closed = !expected.only_the_table;
         findings.push(match view.fd_identity(want.number) {
-            Ok(seen) => fds::compare(what, want, &seen),
+            Ok(seen) => {
+                let mut finding = fds::compare(what, want, &seen);
+                if !finding.ok && may_be_closed && is_own_making(view, want.number) {
+                    (finding.ok, finding.seen) = (true, "closed after use, its number taken again".into());
+                }
+                finding
+            }
+            // What a runner gave up it cannot misuse.
+            Err(_) if may_be_closed && !open.contains(&want.number) => {
+                Finding::judged(LAYER, what, format!("{:?} or closed", want.kind), "closed after use", true)
+            }
             Err(error) => Finding::unreadable(LAYER, what, &error),
         });
     }
     findings
+}
+
+/// Is this what a runner can make without opening: an anonymous inode or a socket?
+fn is_own_making(view: &ProcessView<'_>, number: i32) -> bool {
+    let link = view.read_link(&format!("fd/{number}")).unwrap_or_default();
+    link.starts_with("anon_inode:") || link.starts_with("socket:[")
 }
 
 /// Descriptors above the table may only be what a runner can make without opening: anonymous inodes
@@ -138,8 +155,8 @@ fn own_making(view: &ProcessView<'_>, expected: &Expected<'_>, open: &[i32]) -> 
     let above = open.iter().filter(|number| !expected.plan.fds.iter().any(|fd| fd.number == **number));
     let mut strange = Vec::new();
     for number in above.filter(|number| **number > 2) {
-        let link = view.read_link(&format!("fd/{number}")).unwrap_or_else(|error| error.report());
-        if !link.starts_with("anon_inode:") && !link.starts_with("socket:[") {
+        if !is_own_making(view, *number) {
+            let link = view.read_link(&format!("fd/{number}")).unwrap_or_else(|error| error.report());
             strange.push(format!("{number} -> {link}"));
         }
     }

@@ -9,7 +9,7 @@ use crate::wire::{self, DiskFile, RebootFile, RootFile, SpecFile};
 
 const MIB: u64 = 1 << 20;
 /// Least and most guest memory, in bytes.
-const MEMORY: std::ops::RangeInclusive<u64> = MIB..=1 << 40;
+const MEMORY: std::ops::RangeInclusive<u64> = 4 * MIB..=1 << 40;
 /// Kernel command lines are at most this long (x86 boot protocol, `cmdline_size` of current kernels).
 const MAX_CMDLINE: usize = 2047;
 const MAX_ARGUMENTS: usize = 4096;
@@ -211,7 +211,7 @@ fn duration(text: &str) -> Result<Duration, SpecError> {
 fn check_memory(memory: ByteSize) -> Result<(), SpecError> {
     let bytes = memory.bytes();
     if !MEMORY.contains(&bytes) {
-        return Err(SpecError::field("memory", format!("{memory} is not possible"), "use 1M to 1T"));
+        return Err(SpecError::field("memory", format!("{memory} is not possible"), "use 4M to 1T"));
     }
     if !bytes.is_multiple_of(MIB) {
         return Err(SpecError::field("memory", format!("{memory} is not whole MiB"), "use a multiple of 1M"));

@@ -1,0 +1,54 @@
+//! The warden's attestation: what `confine` sees from outside, as findings for records and clients.
+
+use std::os::fd::AsFd;
+
+use casemate_confine::attest_outside::{Expected, attest};
+use casemate_confine::namespaces;
+use casemate_plan::{Action, Namespace, Plan, RolePlan};
+use casemate_sys::process::pidfd_open;
+use casemate_sys::procfs::{Proc, ProcessView};
+use casemate_wire::record::Finding;
+
+use crate::error::StepFailed;
+use crate::start::Start;
+use crate::warden::Attest;
+
+/// Filters on each thread of a runner: the coarse one from before the exec, and its own.
+const FILTERS_PER_THREAD: u32 = 2;
+const STAGE: &str = "attest from outside";
+
+/// Everything that an attestation of this runner needs, at any later time.
+pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Result<Attest, StepFailed> {
+    let failed = |e: casemate_sys::Error| StepFailed::stage(STAGE, e);
+    let proc = Proc::open().map_err(failed)?;
+    let wanted = planned_namespaces(plan);
+    let own = namespaces::own(&proc, &wanted).map_err(failed)?;
+    let pidfd = pidfd_open(pid).map_err(failed)?;
+    let cgroup = start.cgroup.take();
+    Ok(Box::new(move || {
+        let view = ProcessView::new(&proc, pid, pidfd.as_fd());
+        let expected = Expected {
+            plan: &role,
+            namespaces: &wanted,
+            own_namespaces: &own,
+            cgroup: cgroup.as_ref(),
+            only_the_table: false,
+            filters_per_thread: FILTERS_PER_THREAD,
+        };
+        attest(&view, &expected).into_iter().map(finding).collect()
+    }))
+}
+
+pub fn planned_namespaces(plan: &Plan) -> Vec<Namespace> {
+    let of = |action: &Action| match action {
+        Action::CloneRunner { namespaces, .. } => Some(namespaces.clone()),
+        _ => None,
+    };
+    plan.steps.iter().find_map(|step| of(&step.action)).unwrap_or_default()
+}
+
+/// A finding of `confine` in the form of the wire.
+pub fn finding(found: casemate_confine::Finding) -> Finding {
+    let casemate_confine::Finding { layer, what, expected, seen, ok } = found;
+    Finding { layer: layer.to_string(), what, expected, seen, ok }
+}

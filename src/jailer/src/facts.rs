@@ -1,0 +1,66 @@
+//! The facts of this host, gathered once per start from `sys` and `label` probes.
+
+use casemate_label::{SelinuxMode as LabelMode, mode};
+use casemate_plan::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, SelinuxMode};
+use casemate_sys::facts::{cgroup, kernel, kvm};
+
+use crate::error::StepFailed;
+
+/// Probes everything the planner wants to know. Changes nothing.
+pub fn gather() -> Result<HostFacts, StepFailed> {
+    let seccomp = kernel::seccomp();
+    Ok(HostFacts {
+        kernel_release: kernel::release(),
+        kvm: kvm_facts(),
+        selinux: selinux(&mode::probe()),
+        landlock_abi: kernel::landlock_abi(),
+        seccomp: seccomp.kill_process && seccomp.errno,
+        cgroup: cgroups()?,
+        cpus: u32::try_from(kernel::cpus()).unwrap_or(u32::MAX),
+    })
+}
+
+fn kvm_facts() -> KvmFacts {
+    match kvm::open() {
+        kvm::Kvm::Usable { .. } => KvmFacts::Usable,
+        kvm::Kvm::Absent => KvmFacts::Unusable(
+            "/dev/kvm does not exist; load kvm_intel or kvm_amd, and enable virtualization in the firmware".into(),
+        ),
+        kvm::Kvm::Unusable(why) => KvmFacts::Unusable(why),
+    }
+}
+
+/// The planner's view of what the loaded policy answered.
+pub fn selinux(found: &casemate_label::SelinuxFacts) -> SelinuxFacts {
+    let mode = match found.mode {
+        LabelMode::Disabled => return SelinuxFacts::DISABLED,
+        LabelMode::Permissive => SelinuxMode::Permissive,
+        LabelMode::Enforcing => SelinuxMode::Enforcing,
+    };
+    SelinuxFacts {
+        mode,
+        mls: found.own.as_ref().is_some_and(|own| own.range().is_some()),
+        module: found.missing_types.is_empty(),
+        domain_permissive: found.domain_permissive,
+        mcs_constrained: found.mcs_constrained && found.problems.is_empty(),
+    }
+}
+
+/// v2 where its root offers what is needed, else v1: a hybrid host keeps its controllers on v1.
+fn cgroups() -> Result<CgroupFacts, StepFailed> {
+    let layout = cgroup::layout().map_err(|e| StepFailed::stage("read the cgroup layout", e))?;
+    let needed = ["memory", "pids"];
+    if let Some(v2) = &layout.v2
+        && needed.iter().all(|name| v2.controllers.iter().any(|c| c == name))
+    {
+        return Ok(CgroupFacts::V2 { mount: v2.mount.clone(), controllers: v2.controllers.clone() });
+    }
+    Ok(if layout.v1.is_empty() {
+        match layout.v2 {
+            Some(v2) => CgroupFacts::V2 { mount: v2.mount, controllers: v2.controllers },
+            None => CgroupFacts::None,
+        }
+    } else {
+        CgroupFacts::V1 { controllers: layout.v1 }
+    })
+}

@@ -1,0 +1,316 @@
+//! `run`: one straight function from a specification to a finished VM.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use casemate_plan::{Action, BoundFd, HostConfig, Plan, Role, RolePlan, names, plan};
+use casemate_spec::{Posture, SandboxId, SandboxSpec};
+use casemate_sys::process::{Child, CloneOptions, Cloned, clone3};
+use casemate_sys::{fds, memfd, path, procfs, signal};
+use casemate_wire::jailer::Event;
+use casemate_wire::record::{ExitReport, Phase, ProcessName, SandboxRecord};
+use casemate_wire::{Channel, record};
+use rustix::process::Signal;
+
+use crate::child::{self, Bound};
+use crate::error::StepFailed;
+use crate::start::Start;
+use crate::store::{EXIT, STATE};
+use crate::warden::Warden;
+use crate::{attest, clock, facts, guest, input};
+
+/// Runs a sandbox to its end. The client hears of every outcome through its socket.
+pub fn run(config: &HostConfig) -> Result<(), StepFailed> {
+    let input = input::take()?;
+    match started(config, &input.spec, input.client) {
+        Ok(()) => Ok(()),
+        Err(NotStarted { client, failed, left }) => {
+            let mut failure = failed.failure(left);
+            failure.console = None;
+            if client.send(&Event::Failed(failure)).is_err() {
+                return Err(StepFailed::because("tell the client of a failed start", "it went away"));
+            }
+            Ok(())
+        }
+    }
+}
+
+struct NotStarted {
+    client: Channel,
+    failed: StepFailed,
+    left: Vec<String>,
+}
+
+fn started(config: &HostConfig, spec: &[u8], client: Channel) -> Result<(), NotStarted> {
+    let signals = match prepare_process() {
+        Ok(signals) => signals,
+        Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
+    };
+    let planned = input::spec(spec).and_then(|spec| {
+        let facts = facts::gather()?;
+        let plan = plan(&spec, &facts, config);
+        plan.check().map_err(|e| StepFailed::because("plan", e.to_string()))?;
+        Ok((spec, plan))
+    });
+    let (spec, plan) = match planned {
+        Ok(planned) => planned,
+        Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
+    };
+    let mut start = match reserve(config, &spec, &plan) {
+        Ok(start) => start,
+        Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
+    };
+    match launch(&spec, &plan, &mut start) {
+        Ok((child, role)) => serve(&spec, &plan, role, start, child, client, signals),
+        Err(failed) => Err(NotStarted { client, failed, left: start.undo(false) }),
+    }
+}
+
+/// A session of its own (a terminal's Ctrl-C is the client's business), signals as events, nothing inherited by exec.
+fn prepare_process() -> Result<OwnedFd, StepFailed> {
+    const STAGE: &str = "prepare the jailer";
+    // EPERM: we lead a session already.
+    let _session = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::chdir("/").map_err(|e| StepFailed::stage(STAGE, std::io::Error::from(e)))?;
+    fds::cloexec_all().map_err(|e| StepFailed::stage(STAGE, e))?;
+    signal::as_fd(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(|e| StepFailed::stage(STAGE, e))
+}
+
+fn reserve(config: &HostConfig, spec: &SandboxSpec, plan: &Plan) -> Result<Start, StepFailed> {
+    let name = match spec.name() {
+        Some(name) => name.clone(),
+        None => made_up_name()?,
+    };
+    let first = plan.steps.first().filter(|step| matches!(step.action, Action::ReserveName { .. }));
+    let first = first.ok_or_else(|| StepFailed::because("plan", "it does not begin with a name"))?;
+    Start::reserve(config, name, first)
+}
+
+fn made_up_name() -> Result<SandboxId, StepFailed> {
+    const STAGE: &str = "make up a name";
+    let mut bytes = [0u8; 5];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| StepFailed::stage(STAGE, std::io::Error::from(e)))?;
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    SandboxId::parse(&format!("sb-{hex}")).map_err(|e| StepFailed::because(STAGE, e))
+}
+
+/// All the jailer's steps, then the clone. The child never returns from here.
+fn launch(spec: &SandboxSpec, plan: &Plan, start: &mut Start) -> Result<(Child, RolePlan), StepFailed> {
+    start.guest_config(guest::config(spec, start.name.as_str())?);
+    for step in plan.steps_of(Role::Jailer).filter(|s| !matches!(s.action, Action::CloneRunner { .. })) {
+        start.apply(step, plan)?;
+    }
+    let bound = bind(plan, start)?;
+    let clone = plan.steps.iter().find(|s| matches!(s.action, Action::CloneRunner { .. }));
+    let clone = clone.ok_or_else(|| StepFailed::because("plan", "it has no clone"))?;
+    let Action::CloneRunner { namespaces, into_cgroup } = &clone.action else { unreachable!("found by this pattern") };
+    let namespaces = casemate_confine::namespaces::flags(namespaces);
+    let cgroup = start.cgroup.as_ref().filter(|_| *into_cgroup).and_then(|c| c.birthplace());
+    match clone3(&CloneOptions { namespaces, cgroup }).map_err(|e| StepFailed::at(clone, e))? {
+        Cloned::Child => child::run(plan, bound, start),
+        // What the runner now holds is closed here with `bound`: its death frees images and their locks.
+        Cloned::Parent(child) => Ok((child, bound.role)),
+    }
+}
+
+/// Puts every descriptor of the plan's table in order, and the sealed RolePlan at its head.
+fn bind(plan: &Plan, start: &mut Start) -> Result<Bound, StepFailed> {
+    const STAGE: &str = "bind the plan";
+    let failed = |e: casemate_sys::Error| StepFailed::stage(STAGE, e);
+    let uid = start.uid.ok_or_else(|| StepFailed::because(STAGE, "no uid is leased"))?;
+    let mut bound = Vec::with_capacity(plan.fds.len());
+    let mut table = Vec::with_capacity(plan.fds.len());
+    // The plan names its own memfd, so that is made first and filled last.
+    start.fds.insert(names::PLAN.into(), memfd::create(names::PLAN).map_err(failed)?);
+    for slot in plan.fds.iter() {
+        let fd = start.fds.remove(&slot.name);
+        let fd = fd.ok_or_else(|| StepFailed::because(STAGE, format!("'{}' was not made", slot.name)))?;
+        let path::Identity { dev, ino, .. } = path::identity(&fd).map_err(failed)?;
+        table.push(fd);
+        bound.push(BoundFd {
+            number: slot.number,
+            name: slot.name.clone(),
+            kind: slot.kind,
+            access: slot.access,
+            dev,
+            ino,
+        });
+    }
+    let role = RolePlan {
+        version: casemate_plan::role::VERSION,
+        sandbox: start.name.to_string(),
+        fds: bound,
+        uid,
+        gid: uid,
+        label: start.label.as_ref().map(ToString::to_string),
+        landlock_abi: plan.landlock_abi,
+        seccomp: plan.seccomp,
+        rlimits: plan.rlimits.clone(),
+        vm: plan.vm.clone(),
+    };
+    let bytes = casemate_wire::codec::encode(&role).map_err(|e| StepFailed::stage(STAGE, e))?;
+    let head = table.remove(0);
+    table.insert(0, memfd::seal(names::PLAN, head, &bytes).map_err(failed)?);
+    Ok(Bound { role, table, program: child::runner_program()?, null: child::null_device()? })
+}
+
+fn serve(
+    spec: &SandboxSpec,
+    plan: &Plan,
+    role: RolePlan,
+    mut start: Start,
+    child: Child,
+    client: Channel,
+    signals: OwnedFd,
+) -> Result<(), NotStarted> {
+    let mut warden = match warden(spec, plan, role, &mut start, child, signals) {
+        Ok(warden) => warden,
+        Err((failed, child)) => {
+            let left = end(&child, start);
+            return Err(NotStarted { client, failed, left });
+        }
+    };
+    warden.client = Some(client);
+    if let Err(failed) = warden.prove() {
+        let client = warden.client.take();
+        let console = start.dir.console_tail(2048);
+        let left = end(&warden.child, start);
+        let Some(client) = client else { return Ok(()) };
+        let failed = StepFailed { error: with_console(failed.error, console), ..failed };
+        return Err(NotStarted { client, failed, left });
+    }
+    let started = Event::Started(Box::new(warden.record.clone()));
+    tell(&warden, &started);
+    finish(warden, start);
+    Ok(())
+}
+
+fn with_console(error: String, console: Option<String>) -> String {
+    console.map_or(error.clone(), |tail| format!("{error}\nconsole:\n{tail}"))
+}
+
+/// Kills a runner that never got to run a guest, reaps it, takes everything back.
+fn end(child: &Child, start: Start) -> Vec<String> {
+    let mut left = Vec::new();
+    left.extend(child.kill().err().map(|e| e.report()));
+    // It may be reaped already, when its death was the failure.
+    let _reaped = child.wait();
+    left.extend(start.undo(false));
+    left
+}
+
+fn warden(
+    spec: &SandboxSpec,
+    plan: &Plan,
+    role: RolePlan,
+    start: &mut Start,
+    child: Child,
+    signals: OwnedFd,
+) -> Result<Warden, (StepFailed, Child)> {
+    let made = (|| {
+        let record = record(spec, plan, start, &child)?;
+        start.dir.write_record(STATE, &record)?;
+        let attest = attest::outside(plan, role, start, child.pid())?;
+        let (runner, control) = start
+            .runner
+            .take()
+            .zip(start.control.take())
+            .ok_or_else(|| StepFailed::because("prepare the warden", "its sockets were not made"))?;
+        Ok((record, attest, runner, control, start.dir.try_clone()?))
+    })();
+    match made {
+        Ok((record, attest, runner, control, dir)) => Ok(Warden {
+            dir,
+            record,
+            child,
+            runner,
+            client: None,
+            control,
+            attest,
+            boot_timeout: plan.vm.agent.then(|| Duration::from_millis(plan.vm.boot_timeout_ms)),
+            timeout: spec.timeout(),
+            signals,
+        }),
+        Err(failed) => Err((failed, child)),
+    }
+}
+
+fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> Result<SandboxRecord, StepFailed> {
+    const STAGE: &str = "write the sandbox's record";
+    let failed = |e: casemate_sys::Error| StepFailed::stage(STAGE, e);
+    let proc = procfs::Proc::host().map_err(failed)?;
+    let name = |pid: i32| -> Result<ProcessName, StepFailed> {
+        let is = proc.start_of(pid).map_err(failed)?;
+        Ok(ProcessName { pid: is.pid as u32, start_time: is.ticks })
+    };
+    let runner = name(child.pid())?;
+    start.note_process("runner", runner)?;
+    let mut warnings: Vec<String> = plan.warnings.iter().map(|w| w.text.clone()).collect();
+    warnings.append(&mut start.warnings);
+    Ok(SandboxRecord {
+        version: record::VERSION,
+        name: start.name.to_string(),
+        phase: Phase::Starting,
+        posture: plan.posture,
+        allow_reduced: spec.allow_reduced().filter(|_| plan.posture == Posture::Reduced).map(String::from),
+        warnings,
+        created: clock::now(),
+        boot_id: start.journal.owner().boot.clone(),
+        command: spec.file().command.clone(),
+        detached: spec.detached(),
+        cpus: plan.vm.cpus,
+        memory: plan.vm.memory,
+        warden: name(casemate_sys::process::own_pid())?,
+        runner: Some(runner),
+        uid: start.uid.unwrap_or_default(),
+        categories: start.pair.map(|pair| pair.to_string()),
+        label: start.label.as_ref().map(ToString::to_string),
+        labels: start.labels.clone(),
+        findings: Vec::new(),
+        cgroups: start
+            .cgroup
+            .as_ref()
+            .map(|c| c.paths().iter().map(|p| p.display().to_string()).collect())
+            .unwrap_or_default(),
+        landlock_abi: plan.landlock_abi,
+        exit: None,
+    })
+}
+
+/// A client that is gone is no failure here: the loop sees the hang-up and decides by whether the sandbox is detached.
+fn tell(warden: &Warden, event: &Event) {
+    if let Some(client) = &warden.client {
+        let _gone = client.send(event);
+    }
+}
+
+/// Serves to the end, gives the host back, leaves the record.
+fn finish(mut warden: Warden, mut start: Start) {
+    let report = warden.serve().unwrap_or_else(|failed| {
+        let _killed = warden.child.kill();
+        let _reaped = warden.child.wait();
+        let detail = Some(failed.to_string());
+        ExitReport { cause: record::ExitCause::InternalError, status: None, detail }
+    });
+    let left = start.finish();
+    warden.record.phase = Phase::Stopped;
+    warden.record.exit = Some(report.clone());
+    warden.record.labels = start.labels_now();
+    warden.record.warnings.extend(left.iter().map(|what| format!("not undone, see `casemate repair`: {what}")));
+    let written = warden.dir.write_record(EXIT, &warden.record).and_then(|()| {
+        let kept = [EXIT, casemate_label::journal::JOURNAL];
+        let logs = names::CONSOLE_LOG.into_iter().chain(names::OUTPUT_LOG);
+        let keep: Vec<&str> = kept
+            .into_iter()
+            .filter(|k| *k != casemate_label::journal::JOURNAL || !left.is_empty())
+            .chain(logs)
+            .collect();
+        warden.dir.empty(&keep)
+    });
+    if let Err(failed) = written {
+        eprintln!("casemate-jailer: {failed}");
+    }
+    tell(&warden, &Event::Exited(report));
+}

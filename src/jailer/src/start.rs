@@ -1,0 +1,366 @@
+//! The jailer's own steps, taken one by one from the plan. Each host change stands in the journal before it happens;
+//! a failure takes everything back in reverse, by the same code as `repair`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use casemate_confine::cgroup::{self, Cgroup};
+use casemate_label::{
+    CategoryPair, CategorySet, Context, Held, Intent, Journal, LabelClass, Ledger, LiveLevels, Outcome, Owner, Profile,
+    Relabeler, Transaction, UidRange, UndoOutcome, Undoer, VerifiedProc,
+};
+use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, ImageClass, Plan, Step, names};
+use casemate_spec::SandboxId;
+use casemate_storage::{LockMode, lock_image};
+use casemate_sys::path::{self, Identity, OFlags};
+use casemate_sys::{memfd, seqpacket};
+use casemate_wire::Channel;
+use casemate_wire::record::{ObjectLabel, ProcessName};
+use rustix::fs::FileType;
+
+use crate::error::StepFailed;
+use crate::store::{CONTROL, RunDir, SandboxDir, VSOCK};
+
+/// What the steps have made so far.
+pub struct Start {
+    pub run: RunDir,
+    pub dir: SandboxDir,
+    pub name: SandboxId,
+    pub journal: Journal,
+    ledger: Ledger,
+    relabeler: Relabeler,
+    pub uid: Option<u32>,
+    pub pair: Option<CategoryPair>,
+    /// The runner's label.
+    pub label: Option<Context>,
+    /// Descriptors for the runner, by name.
+    pub fds: BTreeMap<String, OwnedFd>,
+    paths: BTreeMap<String, String>,
+    pub labels: Vec<ObjectLabel>,
+    pub warnings: Vec<String>,
+    pub cgroup: Option<Cgroup>,
+    pub runner: Option<Channel>,
+    pub control: Option<OwnedFd>,
+    guest_config: Option<Vec<u8>>,
+}
+
+impl Start {
+    /// The first step, without which there is no journal: reserve the name.
+    pub fn reserve(config: &HostConfig, name: SandboxId, step: &Step) -> Result<Self, StepFailed> {
+        let run = RunDir::open(&config.run_dir, true)?;
+        let ledger = Ledger::open(&config.run_dir).map_err(|e| StepFailed::at(step, e))?;
+        let _lock = run.lock()?;
+        let dir = run.reserve(&name)?;
+        let owner = Owner::of_self(name.as_str()).map_err(|e| StepFailed::at(step, e))?;
+        let journal = match Journal::create(dir.fd(), dir.path(), owner) {
+            Ok(journal) => journal,
+            Err(error) => {
+                let failed = StepFailed::at(step, error);
+                run.remove(dir, &name)?;
+                return Err(failed);
+            }
+        };
+        Ok(Start {
+            run,
+            dir,
+            name,
+            journal,
+            ledger,
+            relabeler: Relabeler::new(Profile::casemate()),
+            uid: None,
+            pair: None,
+            label: None,
+            fds: BTreeMap::new(),
+            paths: BTreeMap::new(),
+            labels: Vec::new(),
+            warnings: Vec::new(),
+            cgroup: None,
+            runner: None,
+            control: None,
+            guest_config: None,
+        })
+    }
+
+    /// What the guest will be told; becomes a sealed memfd with the other made descriptors.
+    pub fn guest_config(&mut self, json: Option<Vec<u8>>) {
+        self.guest_config = json;
+    }
+
+    /// Takes one step of the plan. `CloneRunner` is not taken here: it ends the preparation.
+    pub fn apply(&mut self, step: &Step, plan: &Plan) -> Result<(), StepFailed> {
+        match &step.action {
+            Action::ReserveName { .. } => Ok(()),
+            Action::LeaseUid { first, last } => self.lease_uid(step, *first, *last),
+            Action::LeaseMcs => self.lease_pair(step),
+            Action::OpenFile { fd, path, kind, access } => self.open(step, fd, path, *kind, *access),
+            Action::LockImage { fd, exclusive } => self.lock(step, fd, *exclusive),
+            Action::Relabel { fd, class } => self.relabel(step, fd, *class),
+            Action::CreateLogs { .. } => self.create_logs(step),
+            Action::CreateSockets => self.create_sockets(step, plan),
+            Action::CreateCgroup(cgroup) => self.create_cgroup(step, cgroup),
+            _ => Err(StepFailed::at_because(step, "this is not a step of the jailer's")),
+        }
+    }
+
+    fn lease_uid(&mut self, step: &Step, first: u32, last: u32) -> Result<(), StepFailed> {
+        let owner = self.journal.owner().clone();
+        let range = UidRange { first, count: last - first + 1 };
+        let (uid, lease) = self.ledger.lease_uid(&owner, range).map_err(|e| StepFailed::at(step, e))?;
+        self.uid = Some(uid);
+        self.note(step, Intent::Lease { lease: lease.key })
+    }
+
+    fn lease_pair(&mut self, step: &Step) -> Result<(), StepFailed> {
+        let owner = self.journal.owner().clone();
+        let own = VerifiedProc::open_host().and_then(|proc| proc.own_label()).map_err(|e| StepFailed::at(step, e))?;
+        let window = own.range().map_or(CategorySet::ALL, |range| range.high().categories);
+        let (pair, lease) =
+            self.ledger.lease_pair(&owner, &window, &LiveLevels::scan()).map_err(|e| StepFailed::at(step, e))?;
+        self.pair = Some(pair);
+        self.label = Some(self.relabeler.profile().runner_label(&own, pair));
+        self.note(step, Intent::Lease { lease: lease.key })
+    }
+
+    /// Writes the runner down as soon as its pid is known, so that `repair` finds it.
+    pub fn note_process(&mut self, role: &str, process: ProcessName) -> Result<(), StepFailed> {
+        let intent = Intent::Process { role: role.into(), pid: process.pid, start: process.start_time };
+        let failed = |e: casemate_label::JournalError| StepFailed::stage("note the runner in the journal", e);
+        let number = self.journal.intend(intent).map_err(failed)?;
+        self.journal.done(number).map_err(failed)
+    }
+
+    /// A lease is atomic in the ledger and names its owner, so the journal may follow it: a crash in between leaves a
+    /// lease of a dead owner, which `repair` and the next allocation drop.
+    fn note(&mut self, step: &Step, intent: Intent) -> Result<(), StepFailed> {
+        let number = self.journal.intend(intent).map_err(|e| StepFailed::at(step, e))?;
+        self.journal.done(number).map_err(|e| StepFailed::at(step, e))
+    }
+
+    fn open(&mut self, step: &Step, name: &str, path: &str, kind: FdKind, access: FdAccess) -> Result<(), StepFailed> {
+        if !path.starts_with('/') {
+            return Err(StepFailed::at_because(step, format!("{path} is not a file yet; the client resolves it")));
+        }
+        let mode = if access == FdAccess::ReadOnly { OFlags::RDONLY } else { OFlags::RDWR };
+        // NONBLOCK: opening a FIFO must not wait for its other end.
+        let fd = path::open_no_symlinks(Path::new(path), mode | OFlags::NONBLOCK | OFlags::NOCTTY)
+            .map_err(|e| StepFailed::at_because(step, explain_open(&e, path)))?;
+        let is = path::identity(&fd).map_err(|e| StepFailed::at(step, e))?;
+        check_object(&is, kind, access).map_err(|why| StepFailed::at_because(step, format!("{path} {why}")))?;
+        self.fds.insert(name.into(), fd);
+        self.paths.insert(name.into(), path.into());
+        Ok(())
+    }
+
+    fn lock(&mut self, step: &Step, name: &str, exclusive: bool) -> Result<(), StepFailed> {
+        let file = File::from(self.clone_fd(step, name)?);
+        let mode = if exclusive { LockMode::Exclusive } else { LockMode::Shared };
+        lock_image(&file, mode).map_err(|e| StepFailed::at(step, e))
+    }
+
+    fn clone_fd(&self, step: &Step, name: &str) -> Result<OwnedFd, StepFailed> {
+        let fd = self.fds.get(name).ok_or_else(|| StepFailed::at_because(step, format!("'{name}' is not open")))?;
+        fd.try_clone().map_err(|e| StepFailed::at(step, e))
+    }
+
+    fn relabel(&mut self, step: &Step, name: &str, class: ImageClass) -> Result<(), StepFailed> {
+        let fd = self.clone_fd(step, name)?;
+        let pair = self.pair.ok_or_else(|| StepFailed::at_because(step, "no pair is leased"))?;
+        let path = self.paths.get(name).cloned().unwrap_or_default();
+        let class = match class {
+            ImageClass::Exclusive => LabelClass::Exclusive,
+            ImageClass::Shared => LabelClass::SharedWritable,
+            ImageClass::Content => LabelClass::Content,
+        };
+        let mut transaction = Transaction::new(&self.relabeler, &mut self.journal, pair);
+        let held = transaction.label(fd.as_fd(), Path::new(&path), class).map_err(|e| StepFailed::at(step, e))?;
+        transaction.commit();
+        self.labels.push(object_label(name, &held));
+        if let Outcome::NoSeparation(why) = &held.outcome {
+            self.warnings.push(format!("no separation by label on {path}: {why}"));
+        }
+        Ok(())
+    }
+
+    fn create_logs(&mut self, step: &Step) -> Result<(), StepFailed> {
+        let names = names::CONSOLE_LOG.into_iter().chain(names::OUTPUT_LOG);
+        let label = self.state_label();
+        with_create_label(label.as_ref(), || {
+            for name in names {
+                let fd = self.dir.create(name)?;
+                self.fds.insert(name.into(), fd);
+            }
+            Ok(())
+        })
+        .map_err(|e| StepFailed::at_because(step, e.error))
+    }
+
+    /// `casemate_var_run_t` with the pair: what the runner may write of the run directory.
+    fn state_label(&self) -> Option<Context> {
+        let pair = self.pair?;
+        let range = casemate_label::Range::single(pair.level());
+        Some(self.relabeler.profile().object("casemate_var_run_t", range))
+    }
+
+    fn create_sockets(&mut self, step: &Step, plan: &Plan) -> Result<(), StepFailed> {
+        let failed = |e: &dyn std::error::Error| StepFailed::at_because(step, crate::error::sentence(e));
+        let (ours, theirs) = Channel::pair().map_err(|e| failed(&e))?;
+        self.runner = Some(ours);
+        self.fds.insert(names::WARDEN.into(), theirs);
+        let path = self.dir.path().join(CONTROL);
+        let control = seqpacket::listen(&path, 16).map_err(|e| failed(&e))?;
+        self.control = Some(control);
+        if plan.fds.get(names::VSOCK).is_some() {
+            let listener = listen_stream(&self.dir.path().join(VSOCK)).map_err(|e| failed(&e))?;
+            self.fds.insert(names::VSOCK.into(), listener);
+        }
+        if let Some(json) = &self.guest_config {
+            let fd = memfd::sealed(names::GUEST_CONFIG, json).map_err(|e| failed(&e))?;
+            self.fds.insert(names::GUEST_CONFIG.into(), fd);
+        }
+        Ok(())
+    }
+
+    fn create_cgroup(&mut self, step: &Step, plan: &CgroupPlan) -> Result<(), StepFailed> {
+        let mut intents = Vec::new();
+        for path in cgroup::plan_paths(plan, self.name.as_str()) {
+            // One that stands there already is not ours to remove: it is refused before it is written down.
+            if path.exists() {
+                let why = format!("{} exists already; `casemate repair`, or remove it", path.display());
+                return Err(StepFailed::at_because(step, why));
+            }
+            intents.push(self.journal.intend(Intent::Cgroup { path }).map_err(|e| StepFailed::at(step, e))?);
+        }
+        self.cgroup = Some(Cgroup::create(plan, self.name.as_str()).map_err(|e| StepFailed::at(step, e))?);
+        intents.into_iter().try_for_each(|n| self.journal.done(n)).map_err(|e| StepFailed::at(step, e))
+    }
+
+    /// Takes everything back. Returns what could not be.
+    pub fn undo(mut self, keep_records: bool) -> Vec<String> {
+        self.fds.clear();
+        let mut left = undo_journal(&self.ledger, &self.relabeler, &mut self.journal);
+        if !left.is_empty() {
+            return left;
+        }
+        let result = if keep_records { Ok(()) } else { self.run.remove(self.dir, &self.name) };
+        left.extend(result.err().map(|e| e.to_string()));
+        left
+    }
+
+    /// Takes everything back after the runner is reaped, keeps the directory with records and logs.
+    pub fn finish(&mut self) -> Vec<String> {
+        self.fds.clear();
+        undo_journal(&self.ledger, &self.relabeler, &mut self.journal)
+    }
+
+    /// The labels of the objects as they are now.
+    pub fn labels_now(&self) -> Vec<ObjectLabel> {
+        self.labels
+            .iter()
+            .cloned()
+            .map(|mut label| {
+                let path = Path::new(&label.path);
+                let fd = path::open_no_symlinks(path, OFlags::RDONLY | OFlags::NONBLOCK).ok();
+                let now = fd.and_then(|fd| self.relabeler.label_of(fd.as_fd(), path).ok().flatten());
+                label.after = now.map(|context| context.to_string());
+                label
+            })
+            .collect()
+    }
+}
+
+/// Undoes a journal; each failure as a sentence.
+pub fn undo_journal(ledger: &Ledger, relabeler: &Relabeler, journal: &mut Journal) -> Vec<String> {
+    match (Undoer { ledger, relabeler }).undo(journal) {
+        Err(error) => vec![crate::error::sentence(&error)],
+        Ok(reports) => reports
+            .into_iter()
+            .filter_map(|report| match report.outcome {
+                UndoOutcome::Failed(why) => Some(format!("{}: {why}", report.what)),
+                UndoOutcome::Undone(_) | UndoOutcome::Absent | UndoOutcome::Left(_) => None,
+            })
+            .collect(),
+    }
+}
+
+/// Runs `make` with the label that new files get, and clears it whatever happens.
+fn with_create_label<T>(
+    label: Option<&Context>,
+    make: impl FnOnce() -> Result<T, StepFailed>,
+) -> Result<T, StepFailed> {
+    let Some(label) = label else { return make() };
+    let stage = "label new files";
+    let proc = VerifiedProc::open_host().map_err(|e| StepFailed::stage(stage, e))?;
+    proc.set_create_label(Some(label)).map_err(|e| StepFailed::stage(stage, e))?;
+    let made = make();
+    proc.set_create_label(None).map_err(|e| StepFailed::stage(stage, e))?;
+    made
+}
+
+fn object_label(name: &str, held: &Held) -> ObjectLabel {
+    let separated = !matches!(held.outcome, Outcome::NoSeparation(_));
+    ObjectLabel {
+        fd: name.into(),
+        path: held.path.display().to_string(),
+        before: held.before.as_ref().map(ToString::to_string),
+        during: separated.then(|| held.label.to_string()),
+        after: None,
+    }
+}
+
+fn listen_stream(path: &Path) -> std::io::Result<OwnedFd> {
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener.into())
+}
+
+/// A refusal that says what to do.
+fn explain_open(error: &casemate_sys::Error, path: &str) -> String {
+    use std::io::ErrorKind::{NotFound, PermissionDenied};
+    match (error.errno(), error.kind()) {
+        (Some(errno), _) if errno == rustix::io::Errno::LOOP.raw_os_error() => {
+            format!("{path} is, or leads through, a symbolic link; give the real path")
+        }
+        (_, NotFound) => format!("{path} does not exist"),
+        (_, PermissionDenied) => format!("{path} may not be opened (permissions, SELinux, or a read-only file system)"),
+        _ => error.report(),
+    }
+}
+
+/// Is the opened object what the plan wants?
+fn check_object(is: &Identity, kind: FdKind, access: FdAccess) -> Result<(), String> {
+    let fits = match kind {
+        FdKind::RegularFile => is.kind == FileType::RegularFile,
+        FdKind::BlockDevice => is.kind == FileType::BlockDevice,
+        FdKind::Image => matches!(is.kind, FileType::RegularFile | FileType::BlockDevice),
+        FdKind::CharDevice => is.kind == FileType::CharacterDevice,
+        FdKind::SealedMemfd | FdKind::SeqpacketSocket | FdKind::StreamListener => false,
+    };
+    if !fits {
+        return Err(format!("is a {}, not what is wanted here", kind_name(is.kind)));
+    }
+    if is.kind == FileType::RegularFile && access == FdAccess::ReadWrite && is.nlink != 1 {
+        return Err(format!(
+            "has {} names (hard links): another name could be somebody else's file; copy it",
+            is.nlink
+        ));
+    }
+    if is.kind == FileType::RegularFile && is.size == 0 {
+        return Err("is empty".into());
+    }
+    Ok(())
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "regular file",
+        FileType::Directory => "directory",
+        FileType::Symlink => "symbolic link",
+        FileType::Fifo => "FIFO",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice => "character device",
+        FileType::BlockDevice => "block device",
+        FileType::Unknown => "file of unknown kind",
+    }
+}

@@ -1,0 +1,191 @@
+//! The verbs of the jailer. Only root's; JSON on stdout where something is answered, one sentence on stderr where it fails.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use casemate_plan::HostConfig;
+use casemate_spec::SandboxId;
+use lexopt::{Arg, Parser, ValueExt};
+use serde::Serialize;
+
+use crate::error::StepFailed;
+use crate::{config, facts, input, policy, repair, run, trial};
+
+const HELP: &str = "\
+casemate-jailer: Casemate's only privileged program; started by `casemate`, not by hand
+
+  run            start the sandbox whose specification is on descriptor 4; events on descriptor 3
+  plan           print the plan for the specification on descriptor 4 as JSON; change nothing
+  facts          print what this host offers, as JSON
+  repair [--dry-run]   take back what dead sandboxes left, print what was done as JSON
+  rm NAME        remove an ended sandbox's record and logs
+  selftest       positive and negative control of each layer in a real jail, as JSON
+  attack [A B]   what code in A's confinement can do to B, layer by layer, as JSON
+  policy install|check|status   Casemate's SELinux module
+
+options: --run-dir DIR, --state-dir DIR, --help, --version
+";
+
+enum Verb {
+    Run,
+    Plan,
+    Facts,
+    Repair { dry_run: bool },
+    Remove(SandboxId),
+    Selftest,
+    Attack(Option<(SandboxId, SandboxId)>),
+    Policy(policy::Verb),
+    Help,
+    Version,
+}
+
+struct Call {
+    verb: Verb,
+    run_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+}
+
+/// Parses argv, takes the verb's one function, reports.
+pub fn main() -> ExitCode {
+    let call = match parse(std::env::args_os().skip(1).collect()) {
+        Ok(call) => call,
+        Err(problem) => return refuse(&format!("{problem}; see casemate-jailer --help"), 2),
+    };
+    match act(call) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => refuse(&failed.to_string(), 1),
+    }
+}
+
+fn refuse(problem: &str, code: u8) -> ExitCode {
+    eprintln!("casemate-jailer: {problem}");
+    ExitCode::from(code)
+}
+
+fn act(call: Call) -> Result<(), StepFailed> {
+    let mut config = match call.verb {
+        Verb::Help => return print(HELP.trim_end()),
+        Verb::Version => return print(concat!("casemate-jailer ", env!("CARGO_PKG_VERSION"))),
+        _ => config::load()?,
+    };
+    config.run_dir = call.run_dir.unwrap_or(config.run_dir);
+    config.state_dir = call.state_dir.unwrap_or(config.state_dir);
+    need_root(&call.verb)?;
+    match call.verb {
+        Verb::Run => run::run(&config),
+        Verb::Plan => plan(&config),
+        Verb::Facts => json(&facts::gather()?),
+        Verb::Repair { dry_run } => json(&repair::repair(&config, dry_run)?),
+        Verb::Remove(name) => repair::remove(&config, &name),
+        Verb::Selftest => json(&trial::selftest(&config)?),
+        Verb::Attack(pair) => json(&trial::attack(&config, pair)?),
+        Verb::Policy(verb) => json(&policy::act(verb)?),
+        Verb::Help | Verb::Version => Ok(()),
+    }
+}
+
+fn need_root(verb: &Verb) -> Result<(), StepFailed> {
+    if casemate_sys::cred::is_root() || matches!(verb, Verb::Facts | Verb::Plan) {
+        return Ok(());
+    }
+    Err(StepFailed::because("start", "this needs root: namespaces, labels, cgroups and the leased uid do; use sudo"))
+}
+
+fn plan(config: &HostConfig) -> Result<(), StepFailed> {
+    let input = input::take()?;
+    let spec = input::spec(&input.spec)?;
+    json(&casemate_plan::plan(&spec, &facts::gather()?, config))
+}
+
+fn json(value: &impl Serialize) -> Result<(), StepFailed> {
+    let text = serde_json::to_string(value).map_err(|e| StepFailed::stage("print", e))?;
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), StepFailed> {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{text}").map_err(|e| StepFailed::stage("print", e))
+}
+
+fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
+    let mut parser = Parser::from_args(args);
+    let (mut run_dir, mut state_dir, mut dry_run) = (None, None, false);
+    let mut words: Vec<String> = Vec::new();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Long("run-dir") => run_dir = Some(absolute(parser.value()?)?),
+            Arg::Long("state-dir") => state_dir = Some(absolute(parser.value()?)?),
+            Arg::Long("dry-run") => dry_run = true,
+            Arg::Long("json") => {}
+            Arg::Long("help") | Arg::Short('h') => words = vec!["help".into()],
+            Arg::Long("version") | Arg::Short('V') => words = vec!["version".into()],
+            Arg::Value(value) => words.push(value.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let verb = match words[..] {
+        ["run"] => Verb::Run,
+        ["plan"] => Verb::Plan,
+        ["facts"] => Verb::Facts,
+        ["repair"] => Verb::Repair { dry_run },
+        ["rm", name] => Verb::Remove(id(name)?),
+        ["selftest"] => Verb::Selftest,
+        ["attack"] => Verb::Attack(None),
+        ["attack", a, b] => Verb::Attack(Some((id(a)?, id(b)?))),
+        ["policy", "install"] => Verb::Policy(policy::Verb::Install),
+        ["policy", "check"] => Verb::Policy(policy::Verb::Check),
+        ["policy", "status"] => Verb::Policy(policy::Verb::Status),
+        ["help"] => Verb::Help,
+        ["version"] => Verb::Version,
+        [] => return Err("no verb is given".into()),
+        _ => return Err(format!("'{}' is not a verb of the jailer's", words.join(" ")).into()),
+    };
+    if dry_run && !matches!(verb, Verb::Repair { .. }) {
+        return Err("--dry-run goes with repair only".into());
+    }
+    Ok(Call { verb, run_dir, state_dir })
+}
+
+fn absolute(value: OsString) -> Result<PathBuf, lexopt::Error> {
+    let path = PathBuf::from(value);
+    if path.is_absolute() { Ok(path) } else { Err(format!("{} is not an absolute path", path.display()).into()) }
+}
+
+fn id(text: &str) -> Result<SandboxId, lexopt::Error> {
+    SandboxId::parse(text).map_err(|problem| problem.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Call, lexopt::Error> {
+        parse(args.iter().map(Into::into).collect())
+    }
+
+    #[test]
+    fn bad_calls_are_refused() {
+        for bad in [
+            &[][..],
+            &["runs"],
+            &["rm"],
+            &["rm", "../x"],
+            &["rm", "-x"],
+            &["run", "--run-dir", "relative"],
+            &["run", "--dry-run"],
+            &["attack", "a"],
+            &["policy", "eat"],
+        ] {
+            assert!(parsed(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn directories_can_be_given() {
+        let call = parsed(&["repair", "--dry-run", "--run-dir", "/x"]).unwrap();
+        assert_eq!(call.run_dir, Some("/x".into()));
+        assert!(matches!(call.verb, Verb::Repair { dry_run: true }));
+    }
+}

@@ -1,0 +1,415 @@
+//! The warden: the jailer's parent half, which lives as long as its VM.
+//!
+//! ```text
+//! Starting --Attested, both agree, Go--> Running <--Pause/Resume--> Paused
+//!     \------------------ pidfd readable ------------------------------> Stopped
+//! ```
+//! One poll loop over the pidfd, the runner's channel, the client, the control socket and a deadline. The runner is
+//! untrusted: a message that its phase does not allow ends the VM.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use casemate_sys::process::{Child, Exit};
+use casemate_sys::{seqpacket, signal};
+use casemate_wire::control::{Request, Response};
+use casemate_wire::jailer::Event;
+use casemate_wire::record::{ExitCause, ExitReport, Finding, Phase, SandboxRecord};
+use casemate_wire::runner::{FromRunner, GuestNews, ToRunner};
+use casemate_wire::{Channel, ChannelError};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+
+use crate::error::{StepFailed, sentence};
+use crate::store::{STATE, SandboxDir};
+
+/// How long a runner may take from exec to its attestation.
+const PROOF_TIME: Duration = Duration::from_secs(30);
+/// After the workload's exit, the guest has this long to power off.
+const POWER_OFF_TIME: Duration = Duration::from_secs(15);
+/// Control connections at once.
+const MAX_CONNECTIONS: usize = 32;
+/// Reports of the guest that are listened to (Ready, Started, Exited, and a few failures).
+const MAX_NEWS: u32 = 16;
+
+/// Attests the runner from outside; given by the pipeline so that the loop knows no layer.
+pub type Attest = Box<dyn Fn() -> Vec<Finding>>;
+
+/// What the warden holds of a running VM.
+pub struct Warden {
+    pub dir: SandboxDir,
+    pub record: SandboxRecord,
+    pub child: Child,
+    pub runner: Channel,
+    /// The client that started it; `None` once it is let go.
+    pub client: Option<Channel>,
+    pub control: OwnedFd,
+    pub attest: Attest,
+    /// A boot timeout holds until the agent says Ready.
+    pub boot_timeout: Option<Duration>,
+    pub timeout: Option<Duration>,
+    pub signals: OwnedFd,
+}
+
+struct Serving {
+    connections: Vec<Connection>,
+    /// What ends the VM when its time comes, soonest first matters only for the cause.
+    boot_deadline: Option<Instant>,
+    deadline: Option<Instant>,
+    off_deadline: Option<Instant>,
+    killed: Option<ExitCause>,
+    said: Option<(ExitCause, Option<String>)>,
+    status: Option<u8>,
+    guest_failure: Option<String>,
+    news: u32,
+}
+
+struct Connection {
+    channel: Channel,
+    waits: bool,
+    /// Waiting for the runner to answer this request.
+    pending: Option<Request>,
+    closed: bool,
+}
+
+impl Warden {
+    /// Waits for the runner's own attestation, adds the one from outside, compares both with the plan, and says Go.
+    pub fn prove(&mut self) -> Result<(), StepFailed> {
+        let mut findings = self.inside()?;
+        findings.extend((self.attest)());
+        let bad: Vec<String> = findings.iter().filter(|f| !f.ok).map(tell).collect();
+        let (first, layer) = (bad.first().cloned(), findings.iter().find(|f| !f.ok).map(|f| f.layer.clone()));
+        self.record.findings = findings;
+        if let (Some(_), Some(layer)) = (first, layer) {
+            return Err(StepFailed::because(&format!("prove the confinement, layer {layer}"), bad.join("; ")));
+        }
+        if self.record.findings.is_empty() {
+            return Err(StepFailed::because("prove the confinement", "nothing was attested"));
+        }
+        self.record.phase = Phase::Running;
+        self.dir.write_record(STATE, &self.record)?;
+        self.runner.send(&ToRunner::Go).map_err(|e| StepFailed::stage("let the vCPUs run", e))
+    }
+
+    fn inside(&self) -> Result<Vec<Finding>, StepFailed> {
+        const STEP: &str = "wait for the runner's attestation";
+        let until = Instant::now() + PROOF_TIME;
+        loop {
+            let mut fds = vec![PollFd::new(&self.runner, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            if let Some(client) = &self.client {
+                fds.push(PollFd::new(client, PollFlags::RDHUP));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StepFailed::because(STEP, format!("none within {} s", PROOF_TIME.as_secs())));
+            }
+            poll(&mut fds, Some(left))?;
+            let hung_up = |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::RDHUP | PollFlags::HUP);
+            if fds.get(2).is_some_and(hung_up) {
+                return Err(StepFailed::because(STEP, "the client went away"));
+            }
+            if !fds[1].revents().is_empty() {
+                return Err(StepFailed::because(STEP, "asked to end by a signal"));
+            }
+            match self.runner.try_receive::<FromRunner>() {
+                Ok(FromRunner::Attested(findings)) if !findings.is_empty() => return Ok(findings),
+                Ok(FromRunner::Failed { step, error }) => return Err(StepFailed::because(&step, error)),
+                Ok(_) => return Err(StepFailed::because(STEP, "it said something else")),
+                Err(ChannelError::WouldBlock) => {}
+                Err(ChannelError::Closed) => return Err(self.death(STEP)),
+                Err(error) => return Err(StepFailed::stage(STEP, error)),
+            }
+        }
+    }
+
+    fn death(&self, step: &str) -> StepFailed {
+        let ended = self.child.wait().map_or("for an unknown reason".into(), |exit| how(exit));
+        StepFailed::because(step, format!("the runner ended {ended}"))
+    }
+
+    /// Serves until the runner is reaped, and says how it ended.
+    pub fn serve(&mut self) -> Result<ExitReport, StepFailed> {
+        let now = Instant::now();
+        let mut serving = Serving {
+            connections: Vec::new(),
+            boot_deadline: self.boot_timeout.map(|t| now + t),
+            deadline: self.timeout.map(|t| now + t),
+            off_deadline: None,
+            killed: None,
+            said: None,
+            status: None,
+            guest_failure: None,
+            news: 0,
+        };
+        loop {
+            if self.turn(&mut serving)? {
+                let exit = self.child.wait().map_err(|e| StepFailed::stage("reap the runner", e))?;
+                let report = serving.report(exit);
+                self.answer_waiting(&mut serving, &report);
+                return Ok(report);
+            }
+        }
+    }
+
+    /// One turn of the loop; true when the runner has ended.
+    fn turn(&mut self, serving: &mut Serving) -> Result<bool, StepFailed> {
+        let ready = self.wait(serving)?;
+        if ready.runner {
+            self.hear_runner(serving);
+        }
+        if ready.ended {
+            // What it said last is still in the socket.
+            while self.hear_runner(serving) {}
+            return Ok(true);
+        }
+        if ready.client_gone && self.client.take().is_some() && !self.record.detached {
+            self.kill(serving, ExitCause::ClientGone);
+        }
+        if ready.signal {
+            let _taken = signal::take(&self.signals).map_err(|e| StepFailed::stage("read a signal", e))?;
+            self.kill(serving, ExitCause::Killed);
+        }
+        self.check_deadlines(serving);
+        for index in ready.connections {
+            self.hear_connection(serving, index);
+        }
+        if ready.control {
+            self.accept(serving);
+        }
+        serving.connections.retain(|c| !c.closed);
+        Ok(false)
+    }
+
+    fn wait(&self, serving: &Serving) -> Result<Ready, StepFailed> {
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.child.as_fd(), PollFlags::IN),
+            PollFd::new(&self.runner, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.control, PollFlags::IN),
+        ];
+        fds.extend(serving.connections.iter().map(|c| PollFd::new(&c.channel, PollFlags::IN)));
+        if let Some(client) = &self.client {
+            fds.push(PollFd::new(client, PollFlags::RDHUP));
+        }
+        let next = [serving.boot_deadline, serving.deadline, serving.off_deadline].into_iter().flatten().min();
+        poll(&mut fds, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let connections = 4..4 + serving.connections.len();
+        Ok(Ready {
+            ended: is_ready(&fds[0]),
+            runner: is_ready(&fds[1]),
+            signal: is_ready(&fds[2]),
+            control: is_ready(&fds[3]),
+            connections: connections.clone().filter(|i| is_ready(&fds[*i])).map(|i| i - 4).collect(),
+            client_gone: fds.get(connections.end).is_some_and(is_ready),
+        })
+    }
+
+    fn kill(&self, serving: &mut Serving, cause: ExitCause) {
+        serving.killed.get_or_insert(cause);
+        // ESRCH means that it ended by itself, which the pidfd tells next.
+        if let Err(error) = self.child.kill() {
+            eprintln!("casemate-jailer: {}", sentence(&error));
+        }
+        (serving.deadline, serving.boot_deadline, serving.off_deadline) = (None, None, None);
+    }
+
+    fn check_deadlines(&mut self, serving: &mut Serving) {
+        let now = Instant::now();
+        let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if passed(serving.deadline) {
+            self.kill(serving, ExitCause::Timeout);
+        } else if passed(serving.boot_deadline) {
+            self.kill(serving, ExitCause::BootTimeout);
+        } else if passed(serving.off_deadline) {
+            // The workload is done; a guest that does not power off is switched off.
+            serving.said.get_or_insert((ExitCause::PowerOff, Some("the guest was switched off".into())));
+            self.kill(serving, ExitCause::PowerOff);
+        }
+    }
+
+    /// Takes one message of the runner; false when there is none.
+    fn hear_runner(&mut self, serving: &mut Serving) -> bool {
+        let message = match self.runner.try_receive::<FromRunner>() {
+            Ok(message) if message.allowed_in(self.record.phase) => message,
+            Ok(_) | Err(ChannelError::Codec(_)) => {
+                serving.said = Some((ExitCause::InternalError, Some("the runner spoke out of turn".into())));
+                self.kill(serving, ExitCause::InternalError);
+                return false;
+            }
+            Err(_) => return false,
+        };
+        match message {
+            FromRunner::Paused => self.changed(serving, Phase::Paused, &Request::Pause),
+            FromRunner::Resumed => self.changed(serving, Phase::Running, &Request::Resume),
+            FromRunner::Attested(findings) => self.attested(serving, findings),
+            FromRunner::Guest(news) => self.hear_guest(serving, news),
+            FromRunner::Exited { cause, detail } => serving.said = Some((cause, detail.map(printable))),
+            FromRunner::Failed { .. } => {}
+        }
+        true
+    }
+
+    fn hear_guest(&mut self, serving: &mut Serving, news: GuestNews) {
+        serving.news += 1;
+        if serving.news > MAX_NEWS {
+            return;
+        }
+        match &news {
+            GuestNews::Ready => serving.boot_deadline = None,
+            GuestNews::Started => {}
+            GuestNews::Exited { status } => {
+                serving.status = Some(*status);
+                serving.off_deadline = Some(Instant::now() + POWER_OFF_TIME);
+            }
+            GuestNews::Failed { detail } => {
+                serving.boot_deadline = None;
+                serving.guest_failure = Some(printable(detail.clone()));
+                serving.off_deadline = Some(Instant::now() + POWER_OFF_TIME);
+            }
+        }
+        if let Some(client) = &self.client
+            && client.send(&Event::Guest(news)).is_err()
+            && self.record.detached
+        {
+            self.client = None;
+        }
+    }
+
+    fn changed(&mut self, serving: &mut Serving, phase: Phase, asked: &Request) {
+        self.record.phase = phase;
+        if let Err(error) = self.dir.write_record(STATE, &self.record) {
+            eprintln!("casemate-jailer: {error}");
+        }
+        serving.answer_pending(asked, &Response::Done);
+    }
+
+    fn attested(&mut self, serving: &mut Serving, mut findings: Vec<Finding>) {
+        findings.extend((self.attest)());
+        serving.answer_pending(&Request::Attest, &Response::Findings(findings));
+    }
+
+    fn accept(&self, serving: &mut Serving) {
+        let Ok(socket) = seqpacket::accept(&self.control) else { return };
+        // The directory is root's alone; this asks the peer itself.
+        let root = seqpacket::peer(&socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid().as_raw());
+        if root && serving.connections.len() < MAX_CONNECTIONS {
+            let channel = Channel::new(socket);
+            serving.connections.push(Connection { channel, waits: false, pending: None, closed: false });
+        }
+    }
+
+    fn hear_connection(&mut self, serving: &mut Serving, index: usize) {
+        let Some(connection) = serving.connections.get_mut(index) else { return };
+        let request = match connection.channel.try_receive::<Request>() {
+            Ok(request) => request,
+            Err(ChannelError::WouldBlock) => return,
+            Err(_) => {
+                connection.closed = true;
+                return;
+            }
+        };
+        let phase = self.record.phase;
+        if !request.allowed_in(phase) || connection.pending.is_some() {
+            let phase = format!("{phase:?}").to_lowercase();
+            return connection.reply(&Response::Refused(format!("the sandbox is {phase}")));
+        }
+        match request {
+            Request::Inspect => connection.reply(&Response::Record(Box::new(self.record.clone()))),
+            Request::Wait => connection.waits = true,
+            Request::Pause => connection.ask(&self.runner, request, &ToRunner::Pause),
+            Request::Resume => connection.ask(&self.runner, request, &ToRunner::Resume),
+            Request::Attest => connection.ask(&self.runner, request, &ToRunner::Attest),
+            Request::Kill => {
+                connection.waits = true;
+                self.kill(serving, ExitCause::Killed);
+            }
+        }
+    }
+
+    fn answer_waiting(&mut self, serving: &mut Serving, report: &ExitReport) {
+        self.record.phase = Phase::Stopped;
+        self.record.exit = Some(report.clone());
+        for connection in &mut serving.connections {
+            // A connection that only inspected before is told nothing; one that asked and waits, the end.
+            if connection.waits || connection.pending.is_some() {
+                connection.reply(&Response::Exited(report.clone()));
+            }
+        }
+    }
+}
+
+struct Ready {
+    ended: bool,
+    runner: bool,
+    signal: bool,
+    control: bool,
+    client_gone: bool,
+    connections: Vec<usize>,
+}
+
+impl Connection {
+    fn reply(&mut self, response: &Response) {
+        // A client that left does not matter to the VM.
+        self.closed |= self.channel.send(response).is_err();
+    }
+
+    fn ask(&mut self, runner: &Channel, request: Request, message: &ToRunner) {
+        match runner.send(message) {
+            Ok(()) => self.pending = Some(request),
+            Err(error) => self.reply(&Response::Refused(format!("the runner does not listen: {error}"))),
+        }
+    }
+}
+
+impl Serving {
+    fn answer_pending(&mut self, request: &Request, response: &Response) {
+        for connection in self.connections.iter_mut().filter(|c| c.pending.as_ref() == Some(request)) {
+            connection.pending = None;
+            connection.reply(response);
+        }
+    }
+
+    fn report(&self, exit: Exit) -> ExitReport {
+        let status = self.status;
+        if let Some(cause) = self.killed.filter(|cause| *cause != ExitCause::PowerOff) {
+            return ExitReport { cause, status, detail: self.said.clone().and_then(|(_, detail)| detail) };
+        }
+        if let Some(detail) = &self.guest_failure {
+            return ExitReport { cause: ExitCause::AgentFailed, status, detail: Some(detail.clone()) };
+        }
+        match self.said.clone() {
+            Some((cause, detail)) => ExitReport { cause, status, detail },
+            None => {
+                ExitReport { cause: ExitCause::RunnerDied, status, detail: Some(format!("it ended {}", how(exit))) }
+            }
+        }
+    }
+}
+
+/// How a process ended, as a sentence's end; SIGSYS is a filter's doing and said to be.
+fn how(exit: Exit) -> String {
+    match exit {
+        Exit::Signaled(signal) if signal == Signal::SYS.as_raw() => {
+            "by SIGSYS: a seccomp filter refused a system call (see the kernel log)".into()
+        }
+        other => format!("with {other}"),
+    }
+}
+
+fn tell(finding: &Finding) -> String {
+    format!("{}: expected {}, seen {}", finding.what, finding.expected, finding.seen)
+}
+
+/// Guest text for a record: bounded, without control characters.
+fn printable(text: String) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), StepFailed> {
+    let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+    match rustix::event::poll(fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(StepFailed::stage("wait for events", std::io::Error::from(error))),
+    }
+}
