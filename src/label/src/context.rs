@@ -322,13 +322,14 @@ impl fmt::Display for Range {
 }
 
 /// `user:role:type[:range]`. Equal contexts are equal as sets, whatever their spelling.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Context {
     user: String,
     role: String,
     type_: String,
-    range: Option<Range>,
+    /// Two bit sets of 128 bytes: boxed, so that a context is cheap to move.
+    range: Option<Box<Range>>,
 }
 
 impl Context {
@@ -339,7 +340,7 @@ impl Context {
                 return Err(ContextError::Field(field.chars().take(64).collect()));
             }
         }
-        Ok(Self { user: user.to_owned(), role: role.to_owned(), type_: type_.to_owned(), range })
+        Ok(Self { user: user.to_owned(), role: role.to_owned(), type_: type_.to_owned(), range: range.map(Box::new) })
     }
 
     /// Parses what the kernel returns: one trailing NUL or newline is allowed.
@@ -364,15 +365,15 @@ impl Context {
     }
 
     pub fn range(&self) -> Option<&Range> {
-        self.range.as_ref()
+        self.range.as_deref()
     }
 
     pub fn with_type(&self, type_: &str) -> Result<Self, ContextError> {
-        Self::new(&self.user, &self.role, type_, self.range)
+        Self::new(&self.user, &self.role, type_, self.range().copied())
     }
 
     pub fn with_level(&self, level: Level) -> Self {
-        Self { range: Some(Range::single(level)), ..self.clone() }
+        Self { range: Some(Box::new(Range::single(level))), ..self.clone() }
     }
 }
 
@@ -411,6 +412,12 @@ impl fmt::Display for Context {
             Some(r) => write!(f, ":{r}"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

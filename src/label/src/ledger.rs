@@ -312,9 +312,9 @@ impl Ledger {
 
     fn list_kind(&self, kind: &str) -> Result<Vec<Lease>, LedgerError> {
         let fd = open_dir(self.dir.as_fd(), Path::new(kind), &self.path.join(kind))?;
-        let mut dir = rustix::fs::Dir::new(fd).map_err(|e| self.io("list", kind, e))?;
+        let dir = rustix::fs::Dir::new(fd).map_err(|e| self.io("list", kind, e))?;
         let mut all = Vec::new();
-        while let Some(entry) = dir.next() {
+        for entry in dir {
             let entry = entry.map_err(|e| self.io("list", kind, e))?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             if name.starts_with('.') {

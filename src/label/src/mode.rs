@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::context::{CategoryPair, Context};
+use crate::context::{CategoryPair, Context, Level, Range};
 use crate::exec_label::VerifiedProc;
 use crate::profile::Profile;
 
@@ -118,6 +118,23 @@ impl SelinuxFacts {
     }
 }
 
+/// What the planner wants to know of them.
+impl From<&SelinuxFacts> for casemate_plan::SelinuxFacts {
+    fn from(facts: &SelinuxFacts) -> Self {
+        Self {
+            mode: match facts.mode {
+                SelinuxMode::Disabled => casemate_plan::SelinuxMode::Disabled,
+                SelinuxMode::Permissive => casemate_plan::SelinuxMode::Permissive,
+                SelinuxMode::Enforcing => casemate_plan::SelinuxMode::Enforcing,
+            },
+            mls: facts.own.as_ref().is_some_and(|own| own.range().is_some()),
+            module: facts.mode != SelinuxMode::Disabled && facts.missing_types.is_empty(),
+            domain_permissive: facts.domain_permissive,
+            mcs_constrained: facts.mcs_constrained && facts.problems.is_empty(),
+        }
+    }
+}
+
 /// The facts of this host for Casemate's own types.
 pub fn probe() -> SelinuxFacts {
     probe_profile(&Profile::casemate())
@@ -143,27 +160,26 @@ pub fn probe_profile(profile: &Profile) -> SelinuxFacts {
         Err(e) => facts.problems.push(e.to_string()),
     }
     let caller = facts.own.clone().unwrap_or_else(|| "system_u:system_r:init_t:s0".parse().expect("a context"));
-    facts.missing_types = missing_types(&fs, profile, &caller);
-    if facts.missing_types.is_empty()
-        && let Err(e) = ask(&fs, profile, &caller, &mut facts)
-    {
+    facts.missing_types = missing_types(&fs, profile);
+    if !facts.missing_types.is_empty() {
+        return facts;
+    }
+    let runner = profile.runner_label(&caller, CategoryPair::try_from((1, 2)).expect("a pair"));
+    if !fs.is_valid(&runner) {
+        let (user, role) = (caller.user(), caller.role());
+        facts
+            .problems
+            .push(format!("{user}:{role} may not have the type {}: start as a system service", profile.runner));
+    } else if let Err(e) = ask(&fs, profile, &caller, &mut facts) {
         facts.mcs_constrained = false;
         facts.problems.push(format!("cannot compute access decisions: {e}"));
     }
     facts
 }
 
-fn missing_types(fs: &SelinuxFs, profile: &Profile, caller: &Context) -> Vec<String> {
-    let level = CategoryPair::try_from((1, 2)).expect("a pair").level();
-    let domains = [Some(&profile.runner), profile.jailer.as_ref()];
-    let known = |type_: &str| {
-        let context = if domains.iter().flatten().any(|d| *d == type_) {
-            caller.with_type(type_).map(|c| c.with_level(level))
-        } else {
-            Ok(profile.object(type_, crate::context::Range::single(level)))
-        };
-        context.is_ok_and(|c| fs.is_valid(&c))
-    };
+fn missing_types(fs: &SelinuxFs, profile: &Profile) -> Vec<String> {
+    // with the role of objects every type makes a valid context, if the policy has it
+    let known = |type_: &str| fs.is_valid(&profile.object(type_, Range::single(Level::S0)));
     profile.types().filter(|t| !known(t)).map(str::to_owned).collect()
 }
 
@@ -172,7 +188,7 @@ fn ask(fs: &SelinuxFs, profile: &Profile, caller: &Context, facts: &mut SelinuxF
     let pair = |a, b| CategoryPair::try_from((a, b)).expect("two categories");
     let (a, b, overlap) = (pair(1, 2), pair(3, 4), pair(1, 3));
     let runner = profile.runner_label(caller, a);
-    let image = |p: CategoryPair| profile.object(&profile.image, crate::context::Range::single(p.level()));
+    let image = |p: CategoryPair| profile.object(&profile.image, Range::single(p.level()));
     let other = profile.runner_label(caller, b);
 
     let mut checks = Vec::new();
@@ -191,20 +207,8 @@ fn ask(fs: &SelinuxFs, profile: &Profile, caller: &Context, facts: &mut SelinuxF
         question(&format!("image of an overlapping pair {perm}"), &image(overlap), "file", perm, false)?;
         question(&format!("another's block device {perm}"), &image(b), "blk_file", perm, false)?;
     }
-    question(
-        "content read",
-        &profile.object(&profile.content, crate::context::Range::single(crate::Level::S0)),
-        "file",
-        "read",
-        true,
-    )?;
-    question(
-        "content write",
-        &profile.object(&profile.content, crate::context::Range::single(crate::Level::S0)),
-        "file",
-        "write",
-        false,
-    )?;
+    question("content read", &profile.object(&profile.content, Range::single(Level::S0)), "file", "read", true)?;
+    question("content write", &profile.object(&profile.content, Range::single(Level::S0)), "file", "write", false)?;
     for perm in ["signal", "sigkill", "ptrace"] {
         question(&format!("another's runner {perm}"), &other, "process", perm, false)?;
     }

@@ -62,6 +62,17 @@ pub enum LabelClass {
     Content,
 }
 
+impl From<casemate_plan::step::ImageClass> for LabelClass {
+    fn from(class: casemate_plan::step::ImageClass) -> Self {
+        use casemate_plan::step::ImageClass;
+        match class {
+            ImageClass::Exclusive => Self::Exclusive,
+            ImageClass::Shared => Self::SharedWritable,
+            ImageClass::Content => Self::Content,
+        }
+    }
+}
+
 impl LabelClass {
     /// The label for an object of this class; the pair counts only for `Exclusive`.
     pub fn target(self, profile: &Profile, pair: CategoryPair) -> Context {
@@ -247,6 +258,18 @@ impl<S: LabelStore> Relabeler<S> {
         }
     }
 
+    /// Labels a file that the jailer has just made and will remove itself (a log): no
+    /// record, no lock, nothing to give back.
+    pub fn label_new(
+        &self,
+        fd: BorrowedFd<'_>,
+        path: &Path,
+        class: LabelClass,
+        pair: CategoryPair,
+    ) -> Result<(), RelabelError> {
+        self.write_label(fd, path, &class.target(&self.profile, pair))
+    }
+
     /// A file system that cannot take the label is no failure, but it is said aloud.
     fn excuse(
         &self,
@@ -288,14 +311,11 @@ impl<S: LabelStore> Relabeler<S> {
             return Ok(OwnersRecord { v: 1, orig, label: label.clone(), owners: vec![owner.clone()], gen_: 1 });
         };
         let mut owners: Vec<Owner> = old.owners.iter().filter(|o| *o != owner && o.is_alive()).cloned().collect();
-        if let Some(other) = owners.first() {
-            if class == LabelClass::Exclusive || old.label != *label {
-                return Err(RelabelError::InUse {
-                    path: path.into(),
-                    owner: other.clone(),
-                    label: old.label.to_string(),
-                });
-            }
+        if let Some(other) = owners.first()
+            && (class == LabelClass::Exclusive || old.label != *label)
+        {
+            let (owner, label) = (other.clone(), old.label.to_string());
+            return Err(RelabelError::InUse { path: path.into(), owner, label });
         }
         owners.push(owner.clone());
         // the administrator changed the label since a dead owner left it: that is the original now
