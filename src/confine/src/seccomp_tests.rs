@@ -19,7 +19,7 @@ fn run(program: &[Instruction], arch: u32, number: i64, args: [u64; 6]) -> u32 {
             _ => {
                 let index = (offset - 16) / 8;
                 let arg = args[index as usize];
-                if (offset - 16) % 8 == 0 { arg as u32 } else { (arg >> 32) as u32 }
+                if (offset - 16).is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
             }
         }
     };
