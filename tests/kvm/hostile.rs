@@ -1,5 +1,6 @@
 //! What the hostile guests share: a machine with every device, watched for growth.
 
+use std::fs::File;
 use std::time::Duration;
 
 use casemate_tests::guest::{self, Asm};
@@ -25,18 +26,19 @@ pub fn check(ok: bool, what: impl std::fmt::Display) -> Result<(), Failed> {
     if ok { Ok(()) } else { Err(what.to_string().into()) }
 }
 
-/// A machine with all devices; the disk is 16 sectors, each filled with its number.
+/// A machine with all devices; the disk is 16 sectors.
 pub fn machine(code: impl FnOnce(&mut CodeAssembler) -> Asm) -> Result<Rig, Failed> {
-    let disk: Vec<u8> = (0..16 * 512).map(|i| (i / 512) as u8).collect();
-    with_disk(code, &disk, false)
+    let disk = tempfile::tempfile()?;
+    disk.set_len(16 * 512)?;
+    with_disk(code, disk, false)
 }
 
-pub fn with_disk(code: impl FnOnce(&mut CodeAssembler) -> Asm, disk: &[u8], read_only: bool) -> Result<Rig, Failed> {
+pub fn with_disk(code: impl FnOnce(&mut CodeAssembler) -> Asm, disk: File, read_only: bool) -> Result<Rig, Failed> {
     let elf = guest::pvh_elf(|a| {
         code(a)?;
         guest::power_off(a)
     });
-    let rig = Rig::new(elf).disk("root", disk, read_only)?.vsock()?;
+    let rig = Rig::new(elf).disk_file("root", disk, read_only).vsock()?;
     Ok(rig.with(|vm| (vm.console, vm.rng) = (true, true)))
 }
 

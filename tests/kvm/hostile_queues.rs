@@ -13,7 +13,9 @@ pub fn tests() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<(), Failed>| Trial::test(format!("hostile_queues::{name}"), run);
     vec![
         trial("loops", || everywhere(|a, q| virtio::descriptor(a, virtio::table(q), 0, BUF, NEXT, 0))),
-        trial("next_outside_the_table", || everywhere(|a, q| virtio::descriptor(a, virtio::table(q), 0, BUF, NEXT, 16))),
+        trial("next_outside_the_table", || {
+            everywhere(|a, q| virtio::descriptor(a, virtio::table(q), 0, BUF, NEXT, 16))
+        }),
         trial("over_the_edge_of_memory", over_the_edge_of_memory),
         trial("nested_indirect_tables", || everywhere(nested_indirect)),
         trial("the_available_index_jumps", the_available_index_jumps),
@@ -67,7 +69,9 @@ fn everywhere(bad: fn(&mut CodeAssembler, u32) -> Asm) -> Result<(), Failed> {
 
 fn over_the_edge_of_memory() -> Result<(), Failed> {
     // Across the end of RAM, past it, in the window of a device, at the end of the address space; read and written.
-    for (addr, len) in [(MEMORY - 32, 64), (MEMORY, 64), (layout::VIRTIO_MMIO, 64), (u64::MAX - 15, 64), (1 << 52, 4096)] {
+    for (addr, len) in
+        [(MEMORY - 32, 64), (MEMORY, 64), (layout::VIRTIO_MMIO, 64), (u64::MAX - 15, 64), (1 << 52, 4096)]
+    {
         hostile::shows("RRRR", |a| {
             for (device, queues) in DEVICES {
                 let queue = busy_queue(device);

@@ -3,6 +3,9 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod hostile;
+mod hostile_devices;
+mod hostile_queues;
 mod runner;
 mod vm_boot;
 
@@ -12,7 +15,10 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let mut trials: Vec<Trial> = [vm_boot::tests(), runner::tests()].into_iter().flatten().collect();
+    let mut trials: Vec<Trial> = [vm_boot::tests(), runner::tests(), hostile_queues::tests(), hostile_devices::tests()]
+        .into_iter()
+        .flatten()
+        .collect();
     if let Some(reason) = missing() {
         eprintln!("kvm tier skipped: {reason}");
         trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();

@@ -33,6 +33,7 @@ pub struct Rig {
     vm: VmPlan,
     fds: Vec<(String, FdKind, OwnedFd)>,
     kernel: Vec<u8>,
+    disks: Vec<File>,
     vsock: Option<(tempfile::TempDir, UnixListener)>,
 }
 
@@ -42,6 +43,7 @@ pub struct Running {
     warden: Channel,
     console: [File; 2],
     output: [File; 2],
+    disks: Vec<File>,
     vsock: Option<tempfile::TempDir>,
     /// The inside attestation.
     pub findings: Vec<Finding>,
@@ -65,7 +67,7 @@ impl Rig {
             log_bytes: 64 << 10,
             restart_on_reboot: false,
         };
-        Self { vm, fds: Vec::new(), kernel, vsock: None }
+        Self { vm, fds: Vec::new(), kernel, disks: Vec::new(), vsock: None }
     }
 
     /// Anything else of the plan.
@@ -77,8 +79,23 @@ impl Rig {
     /// A raw disk; device number is the order of the calls.
     pub fn disk(mut self, id: &str, content: &[u8], read_only: bool) -> io::Result<Self> {
         let file = temp_file(content)?;
+        self.disks.push(file.try_clone()?);
         self.fds.push((names::disk(id), FdKind::Image, file.into()));
         self.vm.disks.push(DiskPlan { fd: names::disk(id), serial: id.into(), read_only });
+        Ok(self)
+    }
+
+    /// The same over a file that the test keeps.
+    pub fn disk_file(mut self, id: &str, file: File, read_only: bool) -> Self {
+        self.fds.push((names::disk(id), FdKind::Image, file.into()));
+        self.vm.disks.push(DiskPlan { fd: names::disk(id), serial: id.into(), read_only });
+        self
+    }
+
+    /// An initrd and the guest's configuration.
+    pub fn initrd(mut self, content: &[u8], config: &[u8]) -> Result<Self, Failed> {
+        self.fds.push((names::INITRD.into(), FdKind::RegularFile, temp_file(content)?.into()));
+        self.fds.push((names::GUEST_CONFIG.into(), FdKind::SealedMemfd, memfd::sealed("config", config)?));
         Ok(self)
     }
 
@@ -106,8 +123,9 @@ impl Rig {
         }
         fds.extend(self.fds);
         let child = spawn(&self.vm, fds)?;
-        let vsock = self.vsock.map(|(dir, _listener)| dir);
-        let mut running = Running { child, warden, console, output, vsock, findings: Vec::new(), news: Vec::new() };
+        let (vsock, disks) = (self.vsock.map(|(dir, _listener)| dir), self.disks);
+        let mut running =
+            Running { child, warden, console, output, disks, vsock, findings: Vec::new(), news: Vec::new() };
         match running.next(PATIENCE)? {
             FromRunner::Attested(findings) => running.findings = findings,
             other => return Err(format!("instead of an attestation: {other:?}").into()),
@@ -155,7 +173,12 @@ impl Running {
 
     /// The exit report, and a process that is gone soon after.
     pub fn end(&mut self) -> Result<ExitReport, Failed> {
-        match self.next(PATIENCE)? {
+        self.end_within(PATIENCE)
+    }
+
+    /// The same for guests that need longer.
+    pub fn end_within(&mut self, limit: Duration) -> Result<ExitReport, Failed> {
+        match self.next(limit)? {
             FromRunner::Exited { cause, detail } => {
                 let status = self.child.wait()?;
                 if !status.success() {
@@ -181,6 +204,15 @@ impl Running {
     /// The log of the virtio console.
     pub fn output(&mut self) -> io::Result<Vec<u8>> {
         content(&mut self.output)
+    }
+
+    /// What is on disk number `index` now.
+    pub fn disk(&mut self, index: usize) -> io::Result<Vec<u8>> {
+        let disk = self.disks.get_mut(index).ok_or(io::ErrorKind::NotFound)?;
+        let mut bytes = Vec::new();
+        disk.seek(SeekFrom::Start(0))?;
+        disk.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Drops the warden's end and waits for the runner to notice.
@@ -264,8 +296,11 @@ fn sealed_plan(plan: &mut RolePlan) -> Result<OwnedFd, Failed> {
     Ok(memfd::seal(names::PLAN, fd, &codec::encode(plan)?)?)
 }
 
-/// A program of this workspace, as built last.
+/// A program of this workspace, as built last; or from CASEMATE_TEST_BIN, where there is no workspace (testbed).
 pub fn program(name: &str) -> Result<PathBuf, Failed> {
+    if let Some(dir) = std::env::var_os("CASEMATE_TEST_BIN") {
+        return Ok(PathBuf::from(dir).join(name));
+    }
     let target = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target");
     // The runner must be the static one: a dynamic one needs executable mappings, which its filters deny.
     let places = match name {

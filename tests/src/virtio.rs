@@ -154,3 +154,13 @@ pub fn repeat(a: &mut CodeAssembler, times: u32, body: impl FnOnce(&mut CodeAsse
     a.dec(ebp)?;
     a.jnz(top)
 }
+
+/// As [`repeat`], inside of one: uses esi.
+pub fn repeat_inner(a: &mut CodeAssembler, times: u32, body: impl FnOnce(&mut CodeAssembler) -> Asm) -> Asm {
+    let mut top = a.create_label();
+    a.mov(esi, times)?;
+    a.set_label(&mut top)?;
+    body(a)?;
+    a.dec(esi)?;
+    a.jnz(top)
+}
