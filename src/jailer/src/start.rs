@@ -185,8 +185,8 @@ impl Start {
 
     fn create_logs(&mut self, step: &Step) -> Result<(), StepFailed> {
         let names = names::CONSOLE_LOG.into_iter().chain(names::OUTPUT_LOG);
-        let label = self.state_label();
-        with_create_label(label.as_ref(), || {
+        let label = self.log_label();
+        with_label(VerifiedProc::set_create_label, label.as_ref(), || {
             for name in names {
                 let fd = self.dir.create(name)?;
                 self.fds.insert(name.into(), fd);
@@ -196,23 +196,26 @@ impl Start {
         .map_err(|e| StepFailed::at_because(step, e.error))
     }
 
-    /// `casemate_var_run_t` with the pair: what the runner may write of the run directory.
-    fn state_label(&self) -> Option<Context> {
-        let pair = self.pair?;
-        let range = casemate_label::Range::single(pair.level());
-        Some(self.relabeler.profile().object("casemate_var_run_t", range))
+    /// The label of a writable image with the pair: what the runner may write of the run directory.
+    fn log_label(&self) -> Option<Context> {
+        Some(LabelClass::Exclusive.target(self.relabeler.profile(), self.pair?))
     }
 
     fn create_sockets(&mut self, step: &Step, plan: &Plan) -> Result<(), StepFailed> {
         let failed = |e: &dyn std::error::Error| StepFailed::at_because(step, crate::error::sentence(e));
-        let (ours, theirs) = Channel::pair().map_err(|e| failed(&e))?;
+        // The runner's sockets carry its label: MCS keeps it from one with the jailer's.
+        let label = self.label.as_ref();
+        let (ours, theirs) =
+            with_label(VerifiedProc::set_socket_label, label, || Channel::pair().map_err(|e| failed(&e)))?;
         self.runner = Some(ours);
         self.fds.insert(names::WARDEN.into(), theirs);
         let path = self.dir.path().join(CONTROL);
         let control = seqpacket::listen(&path, 16).map_err(|e| failed(&e))?;
         self.control = Some(control);
         if plan.fds.get(names::VSOCK).is_some() {
-            let listener = listen_stream(&self.dir.path().join(VSOCK)).map_err(|e| failed(&e))?;
+            let listener = with_label(VerifiedProc::set_socket_label, label, || {
+                listen_stream(&self.dir.path().join(VSOCK)).map_err(|e| failed(&e))
+            })?;
             self.fds.insert(names::VSOCK.into(), listener);
         }
         if let Some(json) = &self.guest_config {
@@ -284,17 +287,18 @@ pub fn undo_journal(ledger: &Ledger, relabeler: &Relabeler, journal: &mut Journa
     }
 }
 
-/// Runs `make` with the label that new files get, and clears it whatever happens.
-fn with_create_label<T>(
+/// Runs `make` with the label that new files, or new sockets, get; clears it whatever happens.
+fn with_label<T>(
+    set: fn(&VerifiedProc, Option<&Context>) -> Result<(), casemate_label::ProcError>,
     label: Option<&Context>,
     make: impl FnOnce() -> Result<T, StepFailed>,
 ) -> Result<T, StepFailed> {
     let Some(label) = label else { return make() };
-    let stage = "label new files";
-    let proc = VerifiedProc::open_host().map_err(|e| StepFailed::stage(stage, e))?;
-    proc.set_create_label(Some(label)).map_err(|e| StepFailed::stage(stage, e))?;
+    let failed = |e| StepFailed::stage("label what is made", e);
+    let proc = VerifiedProc::open_host().map_err(failed)?;
+    set(&proc, Some(label)).map_err(failed)?;
     let made = make();
-    proc.set_create_label(None).map_err(|e| StepFailed::stage(stage, e))?;
+    set(&proc, None).map_err(failed)?;
     made
 }
 
