@@ -150,7 +150,7 @@ impl AgentStream {
     }
 
     /// The next message that has arrived.
-    pub fn next(&mut self) -> std::result::Result<Option<FromAgent>, SessionError> {
+    pub fn message(&mut self) -> std::result::Result<Option<FromAgent>, SessionError> {
         self.session.next()
     }
 }

@@ -166,7 +166,7 @@ impl<'a> Pump<'a> {
 
     fn take_messages(&mut self) -> Result<()> {
         while self.room() && self.exit.is_none() {
-            let Some(message) = self.agent.next()? else { return Ok(()) };
+            let Some(message) = self.agent.message()? else { return Ok(()) };
             match message {
                 FromAgent::Started { .. } => self.started = true,
                 FromAgent::Stdout(bytes) => self.stdout.take(&bytes.0),

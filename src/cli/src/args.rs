@@ -1,0 +1,245 @@
+//! The command line's grammar. The help texts are the reference manual.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::run_args::{PlanArgs, RunArgs};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Run untrusted code in a confined microVM, proven before its first instruction.
+#[derive(Debug, Parser)]
+#[command(
+    name = "casemate",
+    version,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit status: that of the workload (128+N for signal N, 124 for --timeout); 125 when Casemate itself fails, \
+                  126 when the command cannot be executed, 127 when it is not found.\n\
+                  Start with `casemate doctor`, then `casemate run --root DIR -- CMD`."
+)]
+pub struct Cli {
+    /// How results and errors are printed.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub format: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a new sandbox.
+    Run(Box<RunArgs>),
+    /// List sandboxes.
+    Ps(PsArgs),
+    /// Show a sandbox: posture, each layer with what it allows, the proof.
+    Inspect(InspectArgs),
+    /// Print what a sandbox wrote while nobody was attached, or its kernel's console.
+    Logs(LogsArgs),
+    /// Run a further command in a running sandbox.
+    Exec(ExecArgs),
+    /// Copy files into or out of a running sandbox.
+    Cp(CpArgs),
+    /// Stop a sandbox's vCPUs.
+    Pause(NamesArgs),
+    /// Let a paused sandbox run on.
+    Resume(NamesArgs),
+    /// Ask a workload to end; kill the sandbox if it does not.
+    Stop(StopArgs),
+    /// End a sandbox at once.
+    Kill(NamesArgs),
+    /// Remove the record and the logs of an ended sandbox.
+    Rm(RmArgs),
+    /// Print every step of a start with its reason; change nothing.
+    Plan(Box<PlanArgs>),
+    /// Say what this host offers, layer by layer, and what to do about what is missing.
+    Doctor,
+    /// Test each layer on this host: it denies what it must, and allows what it must.
+    Selftest,
+    /// Run code with one sandbox's confinement against another, and tell which layer stopped it.
+    Attack(AttackArgs),
+    /// Take back what dead sandboxes left on this host.
+    Repair(RepairArgs),
+    /// Kernels for guests.
+    #[command(subcommand)]
+    Kernel(KernelCommand),
+    /// Casemate's SELinux module.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Print a shell's completion script.
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory.
+    Man { directory: PathBuf },
+    /// Print the versions of the program and of its protocols.
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Also the sandboxes that have ended.
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only the names.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show long commands whole.
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Attest again now, instead of showing what was found before the start.
+    #[arg(long)]
+    pub attest: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Go on until the sandbox ends.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The serial console of the guest's kernel instead of the workload's output.
+    #[arg(long)]
+    pub console: bool,
+    /// Only the last lines.
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<usize>,
+    /// Send control characters to the terminal as the guest wrote them.
+    #[arg(long)]
+    pub raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Keep standard input open.
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set a variable, or pass the caller's on.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Working directory in the guest.
+    #[arg(short, long, value_name = "DIR", default_value = "/")]
+    pub workdir: String,
+    /// User in the guest: name or uid, also with `:group`.
+    #[arg(short, long)]
+    pub user: Option<String>,
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "One of the two is NAME:PATH, with an absolute path in the guest; the other a path of this host, \
+                        or `-` for a tar archive on standard input or output."
+)]
+pub struct CpArgs {
+    pub source: String,
+    pub destination: String,
+    /// Refuse more than this from the guest.
+    #[arg(long, value_name = "SIZE", default_value = "16G")]
+    pub max_size: String,
+}
+
+#[derive(Debug, Args)]
+pub struct NamesArgs {
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// How long the workload may take, from the signal to SIGKILL.
+    #[arg(short, long, value_name = "TIME", default_value = "10s")]
+    pub time: String,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Kill it first if it runs; no error if it does not exist.
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AttackArgs {
+    /// The attacker's and the victim's sandbox; made for the purpose when left out.
+    #[arg(num_args = 2, value_names = ["A", "B"])]
+    pub pair: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Say what would be done; change nothing.
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KernelCommand {
+    /// Take over a kernel: a Debian linux-image package, a bzImage or an ELF vmlinux, or the host's own.
+    Import(KernelImportArgs),
+    /// Show the kernels.
+    List,
+    /// Remove a kernel.
+    Remove {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Use this kernel where none is named.
+    Default {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct KernelImportArgs {
+    #[arg(value_name = "FILE", required_unless_present = "host", conflicts_with = "host")]
+    pub file: Option<PathBuf>,
+    /// Modules that belong to a bzImage or vmlinux: a directory as /lib/modules/RELEASE.
+    #[arg(long, value_name = "DIR", conflicts_with = "host")]
+    pub modules: Option<PathBuf>,
+    /// The kernel that this host runs.
+    #[arg(long)]
+    pub host: bool,
+    /// Name in the store; made from the version when left out.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Use it where none is named.
+    #[arg(long)]
+    pub default: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum PolicyCommand {
+    /// Install the module and restore the labels of Casemate's files.
+    Install,
+    /// Fail unless the loaded policy keeps two guests apart.
+    Check,
+    /// Say what the loaded policy answers.
+    Status,
+}

@@ -1,0 +1,129 @@
+//! `selftest` and `attack`: the jailer makes the trials, this shows the tables.
+
+use casemate_client::jailer::Jailer;
+use casemate_client::sanitize;
+use serde_json::{Map, Value};
+use std::fmt::Write;
+
+use crate::args::AttackArgs;
+use crate::failure::{OWN, Result};
+use crate::output::{Context, Tone, cell, paint, table_text};
+
+pub fn selftest(context: &Context) -> Result<u8> {
+    trial(context, &["selftest"])
+}
+
+pub fn attack(context: &Context, args: &AttackArgs) -> Result<u8> {
+    let mut verb = vec!["attack"];
+    verb.extend(args.pair.iter().map(String::as_str));
+    trial(context, &verb)
+}
+
+fn trial(context: &Context, verb: &[&str]) -> Result<u8> {
+    let answer = Jailer::locate(&context.dirs)?.ask(verb, None)?;
+    if context.json() {
+        context.print_json(&answer.json)?;
+    } else {
+        context.print(&text(context, &answer.json))?;
+    }
+    Ok(if answer.ok && passed(&answer.json) { 0 } else { OWN })
+}
+
+/// No row says that it failed. A report without rows proves nothing.
+fn passed(report: &Value) -> bool {
+    let rows: Vec<&Value> = tables(report).into_iter().flat_map(|(_, rows)| rows).collect();
+    !rows.is_empty() && rows.iter().all(|row| row["ok"] != Value::Bool(false))
+}
+
+/// The arrays of objects in a report, by name.
+fn tables(report: &Value) -> Vec<(&str, Vec<&Value>)> {
+    let rows = |value: &'_ Value| -> Option<usize> {
+        value.as_array().filter(|a| !a.is_empty() && a.iter().all(Value::is_object)).map(Vec::len)
+    };
+    match report {
+        Value::Array(all) if rows(report).is_some() => vec![("", all.iter().collect())],
+        Value::Object(map) => map
+            .iter()
+            .filter(|(_, value)| rows(value).is_some())
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_array()?.iter().collect())))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn text(context: &Context, report: &Value) -> String {
+    let mut out = String::new();
+    if let Value::Object(map) = report {
+        for (name, value) in map.iter().filter(|(_, v)| !v.is_array() && !v.is_object()) {
+            let _ = writeln!(out, "{}: {}", words(name), shown(value));
+        }
+    }
+    for (name, rows) in tables(report) {
+        if !name.is_empty() {
+            let _ = writeln!(out, "\n{}", paint(&words(name), Tone::Head));
+        }
+        let columns = columns(&rows);
+        let heads: Vec<String> = columns.iter().map(|c| words(c).to_uppercase()).collect();
+        let mut table = context.table(&heads.iter().map(String::as_str).collect::<Vec<_>>());
+        for row in rows {
+            let good = row["ok"].as_bool();
+            table.add_row(columns.iter().map(|column| {
+                let value = &row[column];
+                let tone = match (column.as_str(), good) {
+                    ("ok", Some(true)) => Tone::Good,
+                    (_, Some(false)) => Tone::Bad,
+                    _ => Tone::Plain,
+                };
+                cell(shown(value), tone)
+            }));
+        }
+        out.push_str(&table_text(&table));
+    }
+    out
+}
+
+/// Keys in the order of the first row, then further ones.
+fn columns(rows: &[&Value]) -> Vec<String> {
+    let mut columns: Vec<String> = Vec::new();
+    for key in rows.iter().filter_map(|r| r.as_object()).flat_map(Map::keys) {
+        if !columns.contains(key) {
+            columns.push(key.clone());
+        }
+    }
+    columns
+}
+
+fn words(name: &str) -> String {
+    sanitize::line(&name.replace('_', " "), 80)
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "NO".into(),
+        Value::String(text) => sanitize::line(text, 200),
+        other => sanitize::line(&other.to_string(), 200),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_report_passes_only_with_rows_that_all_hold() {
+        assert!(passed(&json!([{ "ok": true }, { "ok": true }])));
+        assert!(passed(&json!({ "attacks": [{ "layer": "selinux", "ok": true }], "posture": "enforced" })));
+        for bad in [
+            json!([]),
+            json!({}),
+            json!(null),
+            json!([{ "ok": true }, { "ok": false }]),
+            json!({ "a": [{ "ok": false }] }),
+        ] {
+            assert!(!passed(&bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `doctor`: what this host offers, layer by layer, and what to do about what is missing.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use casemate_client::{dirs, jailer::Jailer};
+use casemate_plan::{CgroupFacts, HostConfig, HostFacts, KvmFacts, Layer, SelinuxMode, posture};
+use serde::Serialize;
+
+use crate::failure::{Failure, OWN, Result};
+use crate::output::{Context, Tone, paint};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Weaker,
+    Missing,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    state: State,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    posture: String,
+    can_run: bool,
+    checks: &'a [Check],
+    facts: &'a HostFacts,
+}
+
+fn check(name: &'static str, state: State, found: impl Into<String>, remedy: Option<&str>) -> Check {
+    Check { name, state, found: found.into(), remedy: remedy.map(str::to_owned) }
+}
+
+pub fn doctor(context: &Context) -> Result<u8> {
+    let mut checks = programs();
+    let answer = Jailer::locate(&context.dirs)?.ask(&["facts"], None)?;
+    let facts: HostFacts = serde_json::from_value(answer.json).map_err(|e| {
+        Failure::new(format!("the jailer's facts are not those that this program knows: {e}"))
+            .remedy("install all of Casemate's programs from one build")
+    })?;
+    checks.push(privilege());
+    checks.push(kvm(&facts));
+    checks.extend(layers(&facts));
+    checks.push(image_tools());
+    checks.push(kernels(context));
+    let warnings = posture::warnings(&facts, &HostConfig::default());
+    let posture = posture::posture(&facts, &warnings).to_string();
+    let can_run = checks.iter().all(|c| c.state != State::Missing);
+    if context.json() {
+        context.print_json(&Report { posture, can_run, checks: &checks, facts: &facts })?;
+    } else {
+        context.print(&text(&checks, &posture, can_run, &facts))?;
+    }
+    Ok(if can_run { 0 } else { OWN })
+}
+
+fn programs() -> Vec<Check> {
+    let mut absent = Vec::new();
+    for name in ["casemate-jailer", "casemate-runner", "casemate-agent", "casemate-probe"] {
+        if dirs::program(name).is_err() {
+            absent.push(name);
+        }
+    }
+    let remedy = "`make build`, or install them beside `casemate` or in /usr/libexec/casemate";
+    vec![if absent.is_empty() {
+        check("programs", State::Ok, "jailer, runner, agent, probe", None)
+    } else {
+        check("programs", State::Missing, format!("not found: {}", absent.join(", ")), Some(remedy))
+    }]
+}
+
+fn privilege() -> Check {
+    if rustix::process::geteuid().is_root() {
+        check("privilege", State::Ok, "root", None)
+    } else {
+        check(
+            "privilege",
+            State::Weaker,
+            "not root: some of the answers below are incomplete",
+            Some("sudo casemate doctor"),
+        )
+    }
+}
+
+fn kvm(facts: &HostFacts) -> Check {
+    match &facts.kvm {
+        KvmFacts::Usable => check("kvm", State::Ok, "/dev/kvm answers", None),
+        KvmFacts::Unusable(why) => check(
+            "kvm",
+            State::Missing,
+            why.clone(),
+            Some(
+                "enable virtualization in the firmware (or nested virtualization in the host of this VM), load kvm_intel or kvm_amd; \
+                  or use the testbed: `make testbed`",
+            ),
+        ),
+    }
+}
+
+/// One line per layer: what the planner warns of, or what it found.
+fn layers(facts: &HostFacts) -> Vec<Check> {
+    let warnings = posture::warnings(facts, &HostConfig::default());
+    let line = |name: &'static str, layer: Layer, found: String| match warnings.iter().find(|w| w.layer == layer) {
+        Some(w) => {
+            let state = if w.missing { State::Missing } else { State::Weaker };
+            check(name, state, w.text.clone(), Some(&w.remedy))
+        }
+        None => check(name, State::Ok, found, None),
+    };
+    let always = |name: &'static str, found: &str| check(name, State::Ok, found, None);
+    let mode = match facts.selinux.mode {
+        SelinuxMode::Disabled => "disabled",
+        SelinuxMode::Permissive => "permissive",
+        SelinuxMode::Enforcing => "enforcing, and casemate_runner_t is constrained by category",
+    };
+    vec![
+        line("selinux", Layer::Selinux, mode.into()),
+        line("landlock", Layer::Landlock, format!("ABI {}", facts.landlock_abi)),
+        line("seccomp", Layer::Seccomp, "filters are taken".into()),
+        line("cgroup", Layer::Cgroup, cgroup(&facts.cgroup)),
+        always("capabilities", "every Linux kernel has them"),
+        always("namespaces", "mount, pid, net, ipc, uts, cgroup"),
+    ]
+}
+
+fn cgroup(facts: &CgroupFacts) -> String {
+    match facts {
+        CgroupFacts::V2 { mount, controllers } => format!("v2 at {}: {}", mount.display(), controllers.join(" ")),
+        CgroupFacts::V1 { controllers } => {
+            let names: Vec<&str> = controllers.keys().map(String::as_str).collect();
+            format!("v1: {}", names.join(" "))
+        }
+        CgroupFacts::None => "none".into(),
+    }
+}
+
+fn image_tools() -> Check {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<std::path::PathBuf> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Into::into));
+    match places.iter().map(|dir| dir.join("mkfs.erofs")).find(|p| p.is_file()) {
+        Some(found) => check("mkfs.erofs", State::Ok, found.display().to_string(), None),
+        None => check(
+            "mkfs.erofs",
+            State::Weaker,
+            "not installed: directories and archives cannot become root images",
+            Some("apt-get install erofs-utils"),
+        ),
+    }
+}
+
+fn kernels(context: &Context) -> Check {
+    let remedy = "`casemate kernel import PACKAGE.deb`, or `casemate kernel import --host`";
+    // Looked at only: a doctor makes no directories.
+    let directory: &Path = &context.dirs.state.join("kernels");
+    if !directory.is_dir() {
+        return check("guest kernel", State::Weaker, format!("none in {}", context.dirs.state.display()), Some(remedy));
+    }
+    match crate::resolve::open(context).and_then(|store| Ok(store.kernel(None)?)) {
+        Ok(kernel) => check("guest kernel", State::Ok, format!("{} is the default", kernel.name()), None),
+        Err(failure) => check("guest kernel", State::Weaker, failure.sentence(), Some(remedy)),
+    }
+}
+
+fn text(checks: &[Check], posture: &str, can_run: bool, facts: &HostFacts) -> String {
+    let mut out = format!("host: Linux {}, {} CPUs\n\n", facts.kernel_release, facts.cpus);
+    for Check { name, state, found, remedy } in checks {
+        let (word, tone) = match state {
+            State::Ok => ("ok", Tone::Good),
+            State::Weaker => ("weaker", Tone::Weak),
+            State::Missing => ("missing", Tone::Bad),
+        };
+        // Padded before it is painted: an escape sequence has no width.
+        let _ = writeln!(out, "{name:<13} {} {found}", paint(&format!("{word:<8}"), tone));
+        if let Some(remedy) = remedy {
+            let _ = writeln!(out, "{:22} what to do: {remedy}", "");
+        }
+    }
+    let verdict = if can_run {
+        format!("a sandbox started here has the posture '{posture}'")
+    } else if facts.kvm == KvmFacts::Usable {
+        format!("the posture would be '{posture}': `casemate run` needs --allow-reduced REASON, or the above mended")
+    } else {
+        "no sandbox can be started here".into()
+    };
+    let _ = writeln!(out, "\n{verdict}");
+    out
+}

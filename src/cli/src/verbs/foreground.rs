@@ -1,0 +1,230 @@
+//! A sandbox in the foreground: stdio, signals, and the workload's exit status as ours.
+//!
+//! ```text
+//! Started -> wait for Ready -> attach, pump -> Exited by the agent -> wait for the warden's Exited -> exit status
+//! ```
+//! It dies with this process: the warden sees descriptor 3 hang up.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use casemate_agent_protocol::{ExitStatus, ToAgent};
+use casemate_client::agent::{self, AgentStream};
+use casemate_client::jailer::Launch;
+use casemate_client::pump::{End, Outcome, Pump, Stdio};
+use casemate_client::ring::{Log, LogReader};
+use casemate_client::sanitize::{self, Sanitizer};
+use casemate_client::signals::Signals;
+use casemate_client::store::{self, SandboxDir};
+use casemate_client::terminal::{self, RawMode};
+use casemate_spec::wire::SpecFile;
+use casemate_wire::jailer::Event;
+use casemate_wire::record::{ExitCause, ExitReport, SandboxRecord};
+use casemate_wire::runner::GuestNews;
+
+use crate::failure::{Failure, OWN, Result};
+use crate::output::{Context, say};
+use crate::verbs::run::{Came, aborted, cause, next, not_run, signal_code};
+
+/// From Ready to a session; the agent listens before it says Ready.
+const CONNECT: Duration = Duration::from_secs(10);
+/// From the workload's end to the end of the VM. The warden switches a guest off that takes longer.
+const POWER_OFF: Duration = Duration::from_secs(30);
+/// As timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+
+pub fn foreground(
+    context: &Context,
+    mut launch: Launch,
+    signals: &Signals,
+    record: &SandboxRecord,
+    spec: &SpecFile,
+) -> Result<u8> {
+    let dir = store::open(&context.dirs, &record.name)?;
+    if spec.bare {
+        return console(launch, signals, &dir);
+    }
+    loop {
+        match next(&mut launch, signals, None)? {
+            Came::Event(Event::Guest(GuestNews::Ready)) => break,
+            Came::Event(Event::Guest(GuestNews::Failed { detail })) => {
+                let report = end(&mut launch, signals);
+                launch.finish();
+                let told = Failure::new(format!("{}: the guest could not start", record.name));
+                return Err(with_console(not_run(told, &detail), &dir, report.as_ref()));
+            }
+            Came::Event(Event::Exited(report)) => {
+                launch.finish();
+                return ended(&dir, &report, None);
+            }
+            Came::Event(_) | Came::Nothing => {}
+            Came::Signal(signal) => return aborted(launch, signal),
+        }
+    }
+    let outcome = attached(&mut launch, signals, &dir, spec);
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(failure) => {
+            // The agent's word is final for this session; hanging up ends the VM.
+            launch.abort();
+            return Err(Failure { message: format!("{}: {}", record.name, failure.message), ..failure });
+        }
+    };
+    conclude(launch, signals, &dir, outcome)
+}
+
+/// The session, from connecting to its end. The terminal is as before when this returns.
+fn attached(launch: &mut Launch, signals: &Signals, dir: &SandboxDir, spec: &SpecFile) -> Result<Outcome> {
+    let stream = agent::connect(dir, CONNECT, || false)?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let size = if spec.tty { terminal::size(&stdin) } else { None };
+    let session = AgentStream::open(stream, &ToAgent::Attach { size })?;
+    let _raw = if spec.tty && spec.interactive { Some(RawMode::enter(&stdin)?) } else { None };
+    let stdin = spec.interactive.then(|| stdin.as_fd());
+    let stdio = Stdio { stdin, stdout: stdout.as_fd(), stderr: stderr.as_fd() };
+    Ok(Pump::new(session, stdio, spec.tty).signals(signals).launch(launch).run()?)
+}
+
+fn conclude(mut launch: Launch, signals: &Signals, dir: &SandboxDir, outcome: Outcome) -> Result<u8> {
+    let status = match outcome.end {
+        End::Exited(status) => Some(status),
+        End::GivenUp => {
+            if !launch.abort() {
+                say(&format!("{}: killed, but its warden has not ended yet; see `casemate ps -a`", dir.name));
+            }
+            return Ok(signal_code(9));
+        }
+        End::Closed => None,
+    };
+    let report = match outcome.report {
+        Some(report) => Some(report),
+        None => end(&mut launch, signals),
+    };
+    match report {
+        Some(report) => {
+            launch.finish();
+            ended(dir, &report, status)
+        }
+        None => {
+            launch.abort();
+            match status {
+                Some(status) => Ok(status.code()),
+                None => Err(Failure::new(format!(
+                    "{}: the session broke off and the sandbox did not end; killed",
+                    dir.name
+                ))),
+            }
+        }
+    }
+}
+
+/// Waits for the warden's last word; a signal, or time, ends the waiting.
+fn end(launch: &mut Launch, signals: &Signals) -> Option<ExitReport> {
+    let deadline = Instant::now() + POWER_OFF;
+    loop {
+        let left = deadline.checked_duration_since(Instant::now())?;
+        match next(launch, signals, Some(left)) {
+            Ok(Came::Event(Event::Exited(report))) => return Some(report),
+            Ok(Came::Event(_)) => {}
+            Ok(Came::Signal(_) | Came::Nothing) | Err(_) => return None,
+        }
+    }
+}
+
+/// Our exit status, from the workload's (as its agent told us, or the warden) or from the end of the VM.
+fn ended(dir: &SandboxDir, report: &ExitReport, status: Option<ExitStatus>) -> Result<u8> {
+    let code = status.map(ExitStatus::code).or(report.status);
+    let why = || format!("{}: {}", dir.name, cause(report.cause));
+    match (report.cause, code) {
+        (ExitCause::PowerOff | ExitCause::Reboot, Some(code)) => Ok(code),
+        (ExitCause::Timeout, _) => {
+            say(&why());
+            Ok(TIMED_OUT)
+        }
+        (ExitCause::Killed | ExitCause::ClientGone, _) => {
+            say(&why());
+            Ok(signal_code(9))
+        }
+        (ExitCause::AgentFailed, _) => {
+            let detail = report.detail.clone().unwrap_or_default();
+            Err(not_run(Failure::new(why()), &detail))
+        }
+        // The workload had ended, and said so, before the VM went wrong.
+        (_, Some(code)) => {
+            say(&format!("{} after its workload had ended", why()));
+            Ok(code)
+        }
+        (ExitCause::PowerOff | ExitCause::Reboot, None) => {
+            Err(Failure::new(format!("{} before its workload had ended", why())))
+        }
+        _ => {
+            let mut told = Failure::new(why());
+            told.causes.extend(report.detail.iter().map(|d| sanitize::line(d, 400)));
+            Err(with_console(told, dir, Some(report)))
+        }
+    }
+}
+
+/// The end of the console, where it may tell more.
+fn with_console(mut told: Failure, dir: &SandboxDir, report: Option<&ExitReport>) -> Failure {
+    if report.is_none_or(|r| r.cause != ExitCause::Killed)
+        && let Ok(mut reader) = LogReader::open(dir, Log::Console)
+    {
+        let mut bytes = Vec::new();
+        let _ = reader.read_new(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+        let tail = &lines[lines.len().saturating_sub(12)..];
+        told.attached = (!tail.is_empty()).then(|| tail.join("\n"));
+    }
+    told
+}
+
+/// A bare guest has no agent: its console is shown as it grows.
+fn console(mut launch: Launch, signals: &Signals, dir: &SandboxDir) -> Result<u8> {
+    let mut reader = LogReader::open(dir, Log::Console)?;
+    let mut sanitizer = terminal::is_terminal(std::io::stdout()).then(Sanitizer::new);
+    let mut show = |last: bool| -> Result<()> {
+        let (mut raw, mut out) = (Vec::new(), Vec::new());
+        reader.read_new(&mut raw)?;
+        match &mut sanitizer {
+            Some(sanitizer) => {
+                sanitizer.feed(&raw, &mut out);
+                if last {
+                    sanitizer.finish(&mut out);
+                }
+            }
+            None => out = raw,
+        }
+        let mut stdout = std::io::stdout().lock();
+        crate::output::written(
+            std::io::Write::write_all(&mut stdout, &out).and_then(|()| std::io::Write::flush(&mut stdout)),
+        )
+    };
+    loop {
+        let came = next(&mut launch, signals, Some(Duration::from_millis(50)))?;
+        match came {
+            Came::Event(Event::Exited(report)) => {
+                show(true)?;
+                launch.finish();
+                return match report.cause {
+                    ExitCause::PowerOff | ExitCause::Reboot => Ok(report.status.unwrap_or(0)),
+                    _ => ended(dir, &report, None),
+                };
+            }
+            Came::Signal(signal) => {
+                if !launch.abort() {
+                    return Err(Failure::new(format!("{}: its warden has not ended yet", dir.name)).code(OWN));
+                }
+                show(true)?;
+                return Ok(signal_code(signal));
+            }
+            Came::Event(_) | Came::Nothing => {
+                if let Err(closed) = show(false) {
+                    launch.abort();
+                    return Err(closed);
+                }
+            }
+        }
+    }
+}

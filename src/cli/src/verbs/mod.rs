@@ -1,0 +1,17 @@
+//! One file per group of verbs.
+
+pub mod checks;
+pub mod cp;
+pub mod docs;
+pub mod doctor;
+pub mod exec;
+pub mod foreground;
+pub mod inspect;
+pub mod kernel;
+pub mod life;
+pub mod logs;
+pub mod plan;
+pub mod policy;
+pub mod ps;
+pub mod repair;
+pub mod run;

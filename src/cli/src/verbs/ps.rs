@@ -1,0 +1,110 @@
+//! `ps`: the sandboxes of this host.
+
+use casemate_client::sanitize;
+use casemate_client::store::{self, Damaged, Entry, Status};
+use casemate_spec::Posture;
+use casemate_wire::record::{ExitReport, SandboxRecord};
+use serde::Serialize;
+
+use crate::args::PsArgs;
+use crate::failure::Result;
+use crate::output::{Context, Tone, cell, seconds_since, size, span, table_text};
+
+#[derive(Serialize)]
+struct Row<'a> {
+    status: Status,
+    #[serde(flatten)]
+    record: &'a SandboxRecord,
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    sandboxes: Vec<Row<'a>>,
+    damaged: &'a [Damaged],
+}
+
+pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
+    let listing = store::list(&context.dirs)?;
+    let shown: Vec<&Entry> = listing.entries.iter().filter(|e| args.all || e.status != Status::Exited).collect();
+    if context.json() {
+        let sandboxes = shown.iter().map(|e| Row { status: e.status, record: &e.record }).collect();
+        return context.print_json(&Json { sandboxes, damaged: &listing.damaged });
+    }
+    if args.quiet {
+        let names: String = shown.iter().map(|e| format!("{}\n", e.record.name)).collect();
+        return context.print(&names);
+    }
+    let head = ["NAME", "STATUS", "POSTURE", "CATEGORIES", "UID", "CPUS", "MEMORY", "CREATED", "COMMAND"];
+    let mut table = context.table(&head);
+    for entry in shown {
+        let record = &entry.record;
+        table.add_row(vec![
+            cell(&record.name, Tone::Head),
+            cell(status_text(entry), status_tone(entry.status)),
+            cell(record.posture, posture_tone(record.posture)),
+            cell(record.categories.as_deref().unwrap_or("-"), Tone::Plain),
+            cell(record.uid, Tone::Plain),
+            cell(record.cpus, Tone::Plain),
+            cell(size(record.memory), Tone::Plain),
+            cell(format!("{} ago", span(seconds_since(record.created))), Tone::Plain),
+            cell(command(record, if args.no_trunc { usize::MAX } else { 40 }), Tone::Dim),
+        ]);
+    }
+    let mut text = table_text(&table);
+    for Damaged { name, problem } in &listing.damaged {
+        text.push_str(&format!("{name}: no usable record: {problem}\n"));
+    }
+    if listing.entries.iter().any(|e| e.status == Status::Lost) {
+        text.push_str("lost: its warden died without cleaning up; `casemate repair` does\n");
+    }
+    context.print(&text)
+}
+
+pub fn status_text(entry: &Entry) -> String {
+    match (&entry.record.exit, entry.status) {
+        (Some(report), Status::Exited) => format!("exited {}", exit_text(report)),
+        (_, status) => status.to_string(),
+    }
+}
+
+fn exit_text(report: &ExitReport) -> String {
+    use casemate_wire::record::ExitCause::{PowerOff, Reboot};
+    match (report.status, report.cause) {
+        (Some(code), PowerOff | Reboot) => format!("({code})"),
+        (None, PowerOff) => "(powered off)".into(),
+        (_, other) => format!("({})", crate::verbs::run::cause(other)),
+    }
+}
+
+pub fn status_tone(status: Status) -> Tone {
+    match status {
+        Status::Running => Tone::Good,
+        Status::Starting | Status::Paused => Tone::Weak,
+        Status::Exited => Tone::Dim,
+        Status::Lost => Tone::Bad,
+    }
+}
+
+pub fn posture_tone(posture: Posture) -> Tone {
+    match posture {
+        Posture::Enforced => Tone::Good,
+        Posture::Hardened => Tone::Plain,
+        Posture::Reduced => Tone::Bad,
+    }
+}
+
+/// The command on one line, as a shell would take it where that is short.
+pub fn command(record: &SandboxRecord, most: usize) -> String {
+    if record.command.is_empty() {
+        return "(bare)".into();
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    let words = record.command.iter().take(64).map(|word| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    });
+    sanitize::line(&words.collect::<Vec<_>>().join(" "), most)
+}
