@@ -265,7 +265,8 @@ fn spawn(vm: &VmPlan, fds: Vec<(String, FdKind, OwnedFd)>) -> Result<Child, Fail
         fds: Vec::new(),
         uid: UID,
         gid: UID,
-        label: None,
+        // No transition happens in the rig: the runner has the test's own label, where there are labels.
+        label: casemate_sys::seqpacket::own_label()?,
         landlock_abi: casemate_confine::landlock::probe(),
         seccomp: true,
         rlimits: Vec::new(),

@@ -1,0 +1,27 @@
+//! The testbed tier: a Debian host with SELinux enforcing and KVM, emulated (testbed/README.md). Needs root for
+//! building it once; where it cannot be had, every test is skipped and the reason is printed.
+//!
+//! Each module gives its trials through `tests()`.
+
+mod l1;
+mod label;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // one L1, two emulated CPUs: tests in parallel only disturb each other
+    args.test_threads = Some(1);
+    let mut trials: Vec<Trial> = label::tests();
+    let wanted = |t: &Trial| args.filter.as_ref().is_none_or(|f| t.name().contains(f.as_str()));
+    if !args.list
+        && trials.iter().any(wanted)
+        && let Err(reason) = l1::up()
+    {
+        eprintln!("testbed tier skipped: {reason}");
+        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}
