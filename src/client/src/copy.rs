@@ -163,10 +163,11 @@ mod tests {
             let mut decoder = FrameDecoder::new();
             let mut data = Vec::new();
             theirs.write_all(&encode(&FromAgent::Hello { version: PROTOCOL_VERSION }).unwrap()).unwrap();
-            while until_eof {
+            let mut open = until_eof;
+            while open {
                 match decoder.read::<ToAgent>(&mut theirs) {
                     Ok(Some(ToAgent::Data(bytes))) => data.extend(bytes.0),
-                    Ok(Some(ToAgent::DataEof) | None) | Err(_) => break,
+                    Ok(Some(ToAgent::DataEof) | None) | Err(_) => open = false,
                     Ok(Some(_)) => {}
                 }
             }

@@ -25,9 +25,17 @@ pub fn logs(context: &Context, args: &LogsArgs) -> Result<()> {
         Some(lines) => sink.show(tail(&first, lines))?,
         None => sink.show(&first)?,
     }
-    while args.follow {
+    if args.follow {
+        follow(context, &args.name, &mut reader, &mut sink)?;
+    }
+    sink.finish()
+}
+
+/// Until the sandbox has ended.
+fn follow(context: &Context, name: &str, reader: &mut LogReader, sink: &mut Sink) -> Result<()> {
+    loop {
         // Asked before reading: what a sandbox wrote last is there when it is seen to have ended.
-        let alive = store::load(&context.dirs, &args.name).is_ok_and(|entry| entry.status.is_alive());
+        let alive = store::load(&context.dirs, name).is_ok_and(|entry| entry.status.is_alive());
         let mut new = Vec::new();
         let progress = reader.read_new(&mut new)?;
         if progress.gap {
@@ -35,11 +43,10 @@ pub fn logs(context: &Context, args: &LogsArgs) -> Result<()> {
         }
         sink.show(&new)?;
         if !alive {
-            break;
+            return Ok(());
         }
         std::thread::sleep(LOOK);
     }
-    sink.finish()
 }
 
 /// The last lines of `bytes`.

@@ -147,9 +147,24 @@ fn detached(
     record: &SandboxRecord,
     spec: &SpecFile,
 ) -> Result<u8> {
-    while !spec.bare {
-        match next(&mut launch, signals, None)? {
-            Came::Event(Event::Guest(GuestNews::Started | GuestNews::Exited { .. })) => break,
+    if !spec.bare
+        && let Some(code) = settle(context, &mut launch, signals, record)?
+    {
+        return Ok(code);
+    }
+    if context.json() {
+        context.print_json(record)?;
+    } else {
+        context.print(&format!("{}\n", record.name))?;
+    }
+    Ok(0)
+}
+
+/// Waits until a detached workload runs. `Some`: it was interrupted.
+fn settle(context: &Context, launch: &mut Launch, signals: &Signals, record: &SandboxRecord) -> Result<Option<u8>> {
+    loop {
+        match next(launch, signals, None)? {
+            Came::Event(Event::Guest(GuestNews::Started | GuestNews::Exited { .. })) => return Ok(None),
             Came::Event(Event::Guest(GuestNews::Failed { detail })) => {
                 let told = Failure::new(format!("{}: the guest could not run the workload", record.name));
                 return Err(not_run(told, &detail));
@@ -163,16 +178,10 @@ fn detached(
                 let dir = casemate_client::store::open(&context.dirs, &record.name)?;
                 casemate_client::control::Control::connect(&dir)?.kill()?;
                 say(&format!("{}: interrupted before its workload ran; killed", record.name));
-                return Ok(signal_code(signal));
+                return Ok(Some(signal_code(signal)));
             }
         }
     }
-    if context.json() {
-        context.print_json(record)?;
-    } else {
-        context.print(&format!("{}\n", record.name))?;
-    }
-    Ok(0)
 }
 
 /// The agent's reason, with the exit status that podman gives it.
