@@ -38,7 +38,7 @@ mod tests {
     fn the_segment_holds_the_file() {
         let segment = pack(b"{\"argv\":[]}").unwrap();
         let text = String::from_utf8_lossy(&segment);
-        assert!(segment.starts_with(b"070701") && segment.len() % 4 == 0);
+        assert!(segment.starts_with(b"070701") && segment.len().is_multiple_of(4));
         assert!(text.contains("casemate/config.json") && text.contains("{\"argv\":[]}") && text.contains("TRAILER!!!"));
         let reader = cpio::newc::Reader::new(&segment[..]).unwrap();
         assert_eq!((reader.entry().name(), reader.entry().mode()), ("casemate", DIRECTORY));

@@ -18,6 +18,15 @@ enum Want {
     Stop,
 }
 
+/// What a vCPU thread hears at the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passage {
+    Go,
+    /// It stood still for a while: the guest's clock must be told.
+    GoAfterHold,
+    Stop,
+}
+
 #[derive(Debug)]
 struct Inner {
     want: Want,
@@ -78,9 +87,15 @@ impl Gate {
         self.wait(inner)
     }
 
-    /// A vCPU thread asks whether it may go on. `false`: stop.
-    pub(crate) fn pass(&self) -> bool {
-        self.wait(self.lock())
+    /// A vCPU thread asks whether it may go on, and waits while the gate is held.
+    pub(crate) fn pass(&self) -> Passage {
+        let inner = self.lock();
+        let held = inner.want == Want::Hold;
+        match (self.wait(inner), held) {
+            (false, _) => Passage::Stop,
+            (true, false) => Passage::Go,
+            (true, true) => Passage::GoAfterHold,
+        }
     }
 
     /// A vCPU thread leaves its loop.
@@ -130,10 +145,10 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let theirs = Arc::clone(&gate);
         // Thread id 0 is never a thread of ours: the kick fails silently and the condition variable does the work.
-        let thread = std::thread::spawn(move || (theirs.enter(0), theirs.pass(), theirs.leave(0)).0);
+        let thread = std::thread::spawn(move || (theirs.enter(0), theirs.pass(), theirs.leave(0)));
         assert!(gate.pause(Duration::from_secs(5)));
         gate.resume();
-        assert!(thread.join().unwrap());
+        assert_eq!(thread.join().unwrap(), (true, Passage::Go, ()));
         assert!(gate.pause(Duration::from_secs(1)), "nobody is left to wait for");
     }
 
@@ -142,7 +157,7 @@ mod tests {
         let gate = Gate::default();
         gate.stop();
         gate.resume();
-        assert!(!gate.pass());
+        assert_eq!(gate.pass(), Passage::Stop);
         assert!(!gate.pause(Duration::from_millis(1)));
     }
 }

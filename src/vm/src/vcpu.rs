@@ -15,7 +15,7 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::arch::platform;
-use crate::gate::Gate;
+use crate::gate::{Gate, Passage};
 use crate::vm::Shared;
 use crate::{Error, Result};
 
@@ -123,7 +123,7 @@ impl Vcpu {
                 // EAGAIN: an application processor that still waits for its SIPI was woken.
                 Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
                     self.fd.set_kvm_immediate_exit(0);
-                    (!gate.pass()).then_some(Served::End(Ending::Stopped))
+                    self.pass(gate)
                 }
                 Err(e) => Some(Served::End(Ending::RunFailed { errno: e.errno() })),
             };
@@ -132,6 +132,19 @@ impl Vcpu {
                 Some(Served::End(ending)) => return ending,
                 Some(Served::Abnormal) => return self.abnormal(),
             }
+        }
+    }
+
+    /// At the gate after an interruption.
+    fn pass(&self, gate: &Gate) -> Option<Served> {
+        match gate.pass() {
+            Passage::Go => None,
+            Passage::GoAfterHold => {
+                // Keeps the guest's watchdogs calm. Refused by KVM when the guest does not use kvmclock.
+                let _ = self.fd.kvmclock_ctrl();
+                None
+            }
+            Passage::Stop => Some(Served::End(Ending::Stopped)),
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) fn elf_header() -> Header {
 
 /// Longest command line, final zero left out.
 pub(super) fn command_line_max(header: &Header) -> usize {
-    let kernel = match { header.cmdline_size } {
+    let kernel = match header.cmdline_size {
         0 => DEFAULT_COMMAND_LINE,
         size => size,
     };
@@ -34,7 +34,7 @@ pub(super) fn command_line_max(header: &Header) -> usize {
 
 /// First address that an initrd must not reach.
 pub(super) fn initrd_max(header: &Header) -> u64 {
-    match { header.initrd_addr_max } {
+    match header.initrd_addr_max {
         0 => layout::MMIO_HOLE,
         max => u64::from(max) + 1,
     }
