@@ -37,6 +37,7 @@ pub struct GuestConfig {
     /// Keep the workload's stdin open for an attached client; else it reads /dev/null.
     #[serde(default)]
     pub stdin: bool,
+    /// "casemate" if not given.
     #[serde(default)]
     pub hostname: Option<String>,
     pub root: RootFs,
@@ -412,7 +413,7 @@ mod tests {
         let json = config().to_json().unwrap();
         assert_eq!(GuestConfig::from_json(&json).unwrap(), config());
         let segment = config().to_initrd_segment().unwrap();
-        assert!(segment.starts_with(b"070701") && segment.len() % 4 == 0);
+        assert!(segment.starts_with(b"070701") && segment.len().is_multiple_of(4));
         let reader = cpio::newc::Reader::new(&segment[..]).unwrap();
         assert_eq!(reader.entry().name(), "casemate/config.json");
         assert_eq!(reader.entry().file_size() as usize, json.len());

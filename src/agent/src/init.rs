@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 /// This program, wherever the root is: the link leads to the running file, though its name is deleted.
 const SELF: &str = "/proc/self/exe";
+const DEFAULT_HOSTNAME: &str = "casemate";
 const OUTPUT_CONSOLE: &str = "/dev/hvc0";
 
 /// A stage that failed.
@@ -64,10 +65,9 @@ fn bring_up(reporter: &mut Reporter, kept: &mut Option<GuestConfig>) -> Result<A
     })?;
     rootfs::enter(&root).map_err(Failure::at(Stage::RootFs))?;
     rootfs::mount_rest(config, &module_problems).map_err(Failure::at(Stage::Disks))?;
-    if let Some(name) = &config.hostname {
-        let set = rustix::system::sethostname(name.as_bytes());
-        set.map_err(|e| Failure::io(Stage::Mounts, "setting the host name", &e.into()))?;
-    }
+    let name = config.hostname.as_deref().unwrap_or(DEFAULT_HOSTNAME);
+    let set = rustix::system::sethostname(name.as_bytes());
+    set.map_err(|e| Failure::io(Stage::Mounts, "setting the host name", &e.into()))?;
     if let Err(error) = network::loopback_up() {
         eprintln!("casemate-agent: bringing the loopback interface up failed: {error}");
     }
