@@ -18,6 +18,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod rlimits;
 pub mod seccomp;
+#[cfg(feature = "trial")]
 pub mod trial;
 pub mod uid;
 

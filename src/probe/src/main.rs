@@ -1,2 +1,6 @@
-//! src/probe.
-fn main() {}
+//! casemate-probe: the attacker's stand-in. See the library.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    casemate_probe::main()
+}

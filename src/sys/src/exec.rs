@@ -89,6 +89,16 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// EBADF names the first number that is not open; a second call is refused.
 pub fn inherit(count: usize) -> Result<Vec<OwnedFd>> {
+    take(count)
+}
+
+/// Takes whatever is open from [`FIRST_FD`] on without a gap: for a program that learns its table
+/// from the first descriptor. Counts as the one call of [`inherit`].
+pub fn inherit_all() -> Result<Vec<OwnedFd>> {
+    take((FIRST_FD..).take_while(|number| fds::is_open(*number)).count())
+}
+
+fn take(count: usize) -> Result<Vec<OwnedFd>> {
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Err(Error::because("take the inherited descriptors", "they were taken before"));
     }

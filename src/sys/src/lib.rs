@@ -21,6 +21,7 @@ pub mod path;
 pub mod prctl;
 pub mod process;
 pub mod procfs;
+pub mod provoke;
 pub mod rlimit;
 pub mod seccomp;
 pub mod seqpacket;

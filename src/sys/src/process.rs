@@ -225,7 +225,9 @@ pub fn own_pid() -> i32 {
 
 /// The errno constants that callers compare with, so that they need no libc.
 pub mod errno {
-    pub use libc::{EACCES, EAFNOSUPPORT, EBUSY, EINVAL, ENOENT, ENOSYS, EPERM, ESRCH};
+    pub use libc::{
+        EACCES, EAFNOSUPPORT, EBUSY, ECONNREFUSED, EINVAL, ENETUNREACH, ENOENT, ENOSYS, EPERM, EROFS, ESRCH,
+    };
 }
 
 /// Runs `body` in a forked child and returns how it ended. `body` gives the exit status.
