@@ -285,22 +285,6 @@ impl GuestConfig {
         Ok(json)
     }
 
-    /// The configuration as the initrd segment that carries it to the agent: a newc archive with the one file
-    /// [`crate::CONFIG_PATH`], a multiple of 4 bytes long. Append it to the initramfs at a multiple of 4 bytes.
-    pub fn to_initrd_segment(&self) -> Result<Vec<u8>, ConfigError> {
-        use std::io::Write;
-        let json = self.to_json()?;
-        let invalid = |_| ConfigError::TooLarge(json.len());
-        let size = u32::try_from(json.len()).map_err(|_| ConfigError::TooLarge(json.len()))?;
-        let entry =
-            cpio::newc::Builder::new(crate::CONFIG_PATH.trim_start_matches('/')).ino(1).nlink(1).mode(0o100_600);
-        let mut writer = entry.write(Vec::new(), size);
-        writer.write_all(&json).map_err(invalid)?;
-        let mut segment = writer.finish().and_then(cpio::newc::trailer).map_err(invalid)?;
-        segment.resize(segment.len().next_multiple_of(4), 0);
-        Ok(segment)
-    }
-
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         if json.len() > MAX_CONFIG {
             return Err(ConfigError::TooLarge(json.len()));
@@ -412,11 +396,6 @@ mod tests {
     fn round_trip_and_minimal_form() {
         let json = config().to_json().unwrap();
         assert_eq!(GuestConfig::from_json(&json).unwrap(), config());
-        let segment = config().to_initrd_segment().unwrap();
-        assert!(segment.starts_with(b"070701") && segment.len().is_multiple_of(4));
-        let reader = cpio::newc::Reader::new(&segment[..]).unwrap();
-        assert_eq!(reader.entry().name(), "casemate/config.json");
-        assert_eq!(reader.entry().file_size() as usize, json.len());
         let minimal = br#"{"version":1,"argv":["true"],"root":{"device":{"serial":"root"},"fstype":"erofs"}}"#;
         let parsed = GuestConfig::from_json(minimal).unwrap();
         assert_eq!((parsed.cwd.as_str(), parsed.stop_signal), ("/", 15));

@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_limit_is_an_error_not_an_end() {
-        let data = vec![7u8; 100];
+        let data = [7u8; 100];
         let mut out = Vec::new();
         assert_eq!(Bounded::new(&data[..], 100).read_to_end(&mut out).unwrap(), 100);
         let error = Bounded::new(&data[..], 99).read_to_end(&mut Vec::new()).unwrap_err();

@@ -35,4 +35,3 @@ pub use kernel::{Kernel, KernelManifest, KernelSource, ModuleFile};
 pub use progress::{Phase, Progress, silent};
 pub use rootfs::{RootSource, RootfsImage, TarCompression};
 pub use store::{DEFAULT_STATE_DIR, Store};
-pub use unpack::{Limits, Unpacked, unpack_tar};

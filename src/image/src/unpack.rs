@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// What an archive may unpack to.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     pub bytes: u64,
     pub entries: u64,
 }
@@ -31,7 +31,7 @@ impl Default for Limits {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Unpacked {
+pub(crate) struct Unpacked {
     pub entries: u64,
     pub bytes: u64,
     /// Device nodes left out, and whether owners were dropped: both only without root's rights.
@@ -58,7 +58,7 @@ struct Meta {
 }
 
 /// Unpacks the (uncompressed) archive `reader` below `target`, an empty directory of ours. `name` is for messages.
-pub fn unpack_tar(
+pub(crate) fn unpack_tar(
     reader: impl Read,
     name: &Path,
     target: &Path,
@@ -316,7 +316,10 @@ mod tests {
         tar.append(&header, content).unwrap();
     }
 
-    fn unpack(entries: &[(EntryType, &str, &str, &[u8])], limits: Limits) -> (tempfile::TempDir, Result<Unpacked>) {
+    /// Kind, name, link target, content.
+    type Item<'a> = (EntryType, &'a str, &'a str, &'a [u8]);
+
+    fn unpack(entries: &[Item<'_>], limits: Limits) -> (tempfile::TempDir, Result<Unpacked>) {
         let mut tar = Builder::new(Vec::new());
         for (kind, name, link, content) in entries {
             add(&mut tar, *kind, name, link, content);
@@ -358,7 +361,7 @@ mod tests {
 
     #[test]
     fn nothing_leaves_the_directory() {
-        let hostile: &[&[(EntryType, &str, &str, &[u8])]] = &[
+        let hostile: &[&[Item<'_>]] = &[
             &[(FILE, "../evil", "", b"x")],
             &[(FILE, "a/../../evil", "", b"x")],
             &[(SYM, "up", "..", b""), (FILE, "up/evil", "", b"x")],
@@ -381,7 +384,7 @@ mod tests {
 
     #[test]
     fn limits_hold() {
-        let many: Vec<(EntryType, &str, &str, &[u8])> = vec![(FILE, "f", "", b"12345"); 10];
+        let many: Vec<Item<'_>> = vec![(FILE, "f", "", b"12345"); 10];
         assert!(unpack(&many, Limits { bytes: 50, entries: 10 }).1.is_ok());
         assert!(matches!(unpack(&many, Limits { bytes: 49, entries: 10 }).1, Err(Error::TooLarge { .. })));
         assert!(matches!(unpack(&many, Limits { bytes: 50, entries: 9 }).1, Err(Error::TooLarge { .. })));
