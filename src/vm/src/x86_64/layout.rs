@@ -116,8 +116,8 @@ mod tests {
     fn windows_do_not_overlap() {
         let end = VIRTIO_MMIO + u64::from(VIRTIO_MAX) * VIRTIO_MMIO_STRIDE;
         assert!(end <= IOAPIC && IOAPIC + IOAPIC_LEN <= LOCAL_APIC && LOCAL_APIC < KVM_TSS);
-        assert!(PVH_START_INFO < ZERO_PAGE && ZERO_PAGE < BOOT_STACK && BOOT_STACK < PAGE_TABLES);
-        assert!(PAGE_TABLES + 6 * PAGE <= COMMAND_LINE);
+        const { assert!(PVH_START_INFO < ZERO_PAGE && ZERO_PAGE < BOOT_STACK && BOOT_STACK < PAGE_TABLES) };
+        const { assert!(PAGE_TABLES + 6 * PAGE <= COMMAND_LINE) };
         assert!(COMMAND_LINE + COMMAND_LINE_MAX as u64 <= LOW_RAM_END);
         assert_eq!(SLEEP_S5, 0x34);
     }

@@ -121,7 +121,7 @@ fn each_elf_field_is_bounded() {
     assert!(matches!(broken(56, &[0xff, 0xff]), Some(BootError::Malformed(_))), "65535 segments");
     assert!(matches!(broken(56, &[0, 0]), Some(BootError::Malformed(_))), "no segment");
     assert!(matches!(broken(32, &[0xff; 8]), Some(BootError::Malformed(_))), "headers beyond the file");
-    assert!(matches!(broken(32, &[0; 8]), Some(_)), "headers inside the ELF header");
+    assert!(broken(32, &[0; 8]).is_some(), "headers inside the ELF header");
     assert!(matches!(broken(64 + 8, &[0xff; 8]), Some(BootError::Malformed(_))), "offset");
     assert!(matches!(broken(64 + 32, &[0xff; 8]), Some(BootError::Malformed(_))), "file size");
     assert!(matches!(broken(64 + 40, &[0xff; 8]), Some(BootError::NoRoom { .. })), "memory size");
