@@ -1,13 +1,14 @@
 //! Host streams over real Unix sockets and an epoll instance, all handed in: what the runner plugs into the console and
 //! the vsock device. Registration is edge-triggered and made once, so that a busy stream costs no epoll_ctl.
 
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
 
 use crate::traits::{HostAcceptor, HostStream, Readiness};
 
@@ -44,57 +45,59 @@ pub fn readiness(flags: EventFlags) -> Readiness {
     }
 }
 
-/// A connected Unix stream socket.
+/// A connected stream socket.
 pub struct UnixHost {
-    stream: UnixStream,
+    socket: OwnedFd,
     events: Events,
 }
 
 impl UnixHost {
     pub fn new(stream: UnixStream, events: Events) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, events })
+        Ok(Self { socket: stream.into(), events })
     }
 }
 
 impl HostStream for UnixHost {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buf)
+        let (n, _) = recv(&self.socket, buf, RecvFlags::DONTWAIT)?;
+        Ok(n)
     }
 
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        // The runner ignores SIGPIPE as every Rust program does: a gone reader is an error here.
-        self.stream.write(buf)
+        // A gone reader is an error here, never a signal.
+        Ok(send(&self.socket, buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)
+        Ok(shutdown(&self.socket, Shutdown::Write)?)
     }
 
     fn register(&mut self, token: u32) -> io::Result<()> {
-        self.events.add(&self.stream, token, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)
+        self.events.add(&self.socket, token, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)
     }
 }
 
-/// A listening Unix stream socket.
+/// A listening stream socket.
 pub struct UnixAcceptor {
-    listener: UnixListener,
+    listener: OwnedFd,
     events: Events,
 }
 
 impl UnixAcceptor {
     pub fn new(listener: UnixListener, events: Events) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, events })
+        Ok(Self { listener: listener.into(), events })
     }
 }
 
 impl HostAcceptor for UnixAcceptor {
     fn accept(&mut self) -> io::Result<Option<Box<dyn HostStream>>> {
-        match self.listener.accept() {
-            Ok((stream, _)) => Ok(Some(Box::new(UnixHost::new(stream, self.events.clone())?))),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
+        // Nonblocking from the start: the io thread needs no ioctl for it.
+        match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => Ok(Some(Box::new(UnixHost { socket, events: self.events.clone() }))),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -106,6 +109,7 @@ impl HostAcceptor for UnixAcceptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn real_sockets_report_themselves_once() {
