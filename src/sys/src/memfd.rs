@@ -1,7 +1,7 @@
 //! Sealed memfds: bytes that neither side can change once they are handed over.
 
 use crate::{Attempt, Error, Result};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,14 +29,15 @@ pub fn create(name: &str) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Writes `bytes` into a memfd of [`create`] and seals it.
+/// Writes `bytes` into a memfd of [`create`], seals it, and returns a read-only view: SELinux judges a
+/// descriptor by the mode that it was opened with, seals or not, and the reader's domain may only read.
 pub fn seal(name: &str, fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
     let attempt = || format!("make the sealed memfd {name}");
     let mut file = File::from(fd);
     file.write_all(bytes).attempt_with(attempt)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).attempt_with(attempt)?;
     fcntl_add_seals(&file, full()).attempt_with(attempt)?;
-    Ok(file.into())
+    crate::procfs::Proc::host()?.reopen(file.as_fd(), OFlags::RDONLY)
 }
 
 /// Is this a memfd that nobody can change any more?
