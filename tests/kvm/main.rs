@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod confine;
 mod hostile;
 mod hostile_devices;
 mod hostile_queues;
@@ -14,6 +15,9 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
+    if let Some(code) = confine::case() {
+        return code;
+    }
     let args = Arguments::from_args();
     let mut trials: Vec<Trial> = [vm_boot::tests(), runner::tests(), hostile_queues::tests(), hostile_devices::tests()]
         .into_iter()
@@ -23,6 +27,8 @@ fn main() -> ExitCode {
         eprintln!("kvm tier skipped: {reason}");
         trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
     }
+    // These need root, not KVM.
+    trials.extend(confine::tests());
     libtest_mimic::run(&args, trials).exit_code()
 }
 
