@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(store.kernels().unwrap().len(), 1);
         assert_eq!(store.kernel(None).unwrap().name(), "vmlinux-test");
         assert!(matches!(store.remove_kernel("other"), Err(Error::NoSuchKernel { .. })));
-        assert_eq!(std::fs::read_dir(directory.path().join("tmp")).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(directory.path().join("cache/tmp")).unwrap().count(), 1);
     }
 
     #[test]

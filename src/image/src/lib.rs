@@ -10,7 +10,7 @@
 //! STATE/cache/initramfs/DIGEST.cpio                                      DIGEST = what went in
 //! STATE/cache/rootfs/DIGEST.erofs                                        DIGEST = content of the source
 //! STATE/cache/seen/KEY                                                   stat fingerprint of a source -> DIGEST
-//! STATE/tmp/                                                             unfinished work, removed when stale
+//! STATE/cache/tmp/                                                       unfinished work, removed when stale
 //! ```
 #![forbid(unsafe_code)]
 

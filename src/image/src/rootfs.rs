@@ -368,7 +368,7 @@ mod tests {
         let source = RootSource::Tar { path: lying, compression: TarCompression::Gzip };
         assert!(matches!(store.rootfs(&source, &mut silent), Err(Error::BadArchive { .. })));
         // Nothing unfinished stays behind.
-        let left = std::fs::read_dir(outer.path().join("state/tmp")).unwrap();
+        let left = std::fs::read_dir(outer.path().join("state/cache/tmp")).unwrap();
         assert!(left.flatten().all(|e| e.file_name().to_string_lossy().ends_with(".lock")));
     }
 

@@ -46,7 +46,7 @@ impl Store {
     /// Opens the store, making its directories where they are missing, and removes what dead owners left.
     pub fn open(state_dir: impl Into<PathBuf>) -> Result<Store> {
         let store = Store { root: state_dir.into() };
-        for name in ["kernels", "cache/initramfs", "cache/rootfs", "cache/seen", "tmp"] {
+        for name in ["kernels", "cache/initramfs", "cache/rootfs", "cache/seen", "cache/tmp"] {
             let path = store.root.join(name);
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&path);
             made.map_err(Error::io("making the directory", &path))?;
@@ -68,8 +68,9 @@ impl Store {
         self.root.join("cache").join(kind)
     }
 
+    /// Below the cache, so that what is moved into place from here already has its SELinux type.
     pub(crate) fn scratch(&self) -> Result<Scratch> {
-        let tmp = self.root.join("tmp");
+        let tmp = self.cache("tmp");
         // Mode 0700: what is unpacked here may hold set-uid files of a stranger.
         let directory = tempfile::Builder::new().prefix("work-").tempdir_in(&tmp);
         let directory = directory.map_err(Error::io("making a directory in", &tmp))?;
@@ -80,7 +81,7 @@ impl Store {
 
     /// Waits for other builders of the same thing; released with the returned file.
     pub(crate) fn lock(&self, what: &str) -> Result<File> {
-        let path = self.root.join("tmp").join(format!("{what}.lock"));
+        let path = self.cache("tmp").join(format!("{what}.lock"));
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(Error::io("opening", &path))?;
         flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::io("locking", &path)(e.into()))?;
@@ -89,7 +90,7 @@ impl Store {
 
     /// Best effort: what cannot be removed now (another user's, say) does no harm.
     fn remove_stale(&self) {
-        for entry in std::fs::read_dir(self.root.join("tmp")).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(self.cache("tmp")).into_iter().flatten().flatten() {
             let scratch = entry.file_name().to_str().is_some_and(|n| n.starts_with("work-"));
             // A directory younger than this may not be locked yet.
             let old =
