@@ -30,6 +30,8 @@ pub enum Error {
     Warden { name: String, reason: String },
     #[error("the jailer {0}")]
     Jailer(String),
+    #[error("'{verb}' failed: {said}")]
+    Verb { verb: String, said: String },
     #[error("the session with the guest's agent failed")]
     Session(#[from] casemate_agent_protocol::SessionError),
     /// What the agent says is the guest's claim; already made harmless for terminals.

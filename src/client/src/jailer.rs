@@ -39,8 +39,9 @@ pub struct Jailer {
 pub struct Launch {
     child: Child,
     channel: Channel,
-    /// Where a detached jailer writes what it cannot send. A pipe would break under it when this program ends.
-    stderr: Option<File>,
+    /// Where the jailer writes what it cannot send. A pipe would break under it when this program ends, and a terminal
+    /// would show the complaints of a start that the user has aborted.
+    stderr: File,
 }
 
 /// What a verb printed, and whether it exited with 0.
@@ -67,14 +68,9 @@ impl Jailer {
         let mut command = self.command(&["run"]);
         let (channel, stderr) = give(&mut command, spec)?;
         command.stdout(Stdio::null());
-        let kept = if spec.detach {
-            command.stderr(stderr.try_clone().attempt(|| "duplicating a descriptor".into())?);
-            Some(stderr)
-        } else {
-            None
-        };
+        command.stderr(stderr.try_clone().attempt(|| "duplicating a descriptor".into())?);
         let child = command.spawn().attempt(|| format!("starting {}", self.program.display()))?;
-        Ok(Launch { child, channel, stderr: kept })
+        Ok(Launch { child, channel, stderr })
     }
 
     /// Runs another verb to its end and reads the JSON that it prints.
@@ -104,7 +100,7 @@ impl Jailer {
             Err(_) => {
                 let said = written(&mut stderr);
                 let said = if said.is_empty() { status.to_string() } else { said };
-                Err(Error::Jailer(format!("could not do '{}': {said}", verb.join(" "))))
+                Err(Error::Verb { verb: verb.join(" "), said })
             }
         }
     }
@@ -175,9 +171,9 @@ impl Launch {
             Some(status) => format!("ended without a word ({status})"),
             None => format!("cannot be heard: {error}"),
         };
-        match self.stderr.as_mut().map(written) {
-            Some(said) if !said.is_empty() => Error::Jailer(format!("{how}: {said}")),
-            _ => Error::Jailer(how),
+        match written(&mut self.stderr) {
+            said if said.is_empty() => Error::Jailer(how),
+            said => Error::Jailer(format!("{how}: {said}")),
         }
     }
 
@@ -188,9 +184,10 @@ impl Launch {
         matches!(wait::child(&mut self.child, ABORT), Ok(Some(_)))
     }
 
-    /// Waits for the end of the process, after its last event.
-    pub fn finish(mut self) {
+    /// Waits for the end of the process, after its last event. What it wrote on its stderr meanwhile, as one line.
+    pub fn finish(mut self) -> Option<String> {
         let _ = wait::child(&mut self.child, ABORT);
+        Some(written(&mut self.stderr)).filter(|said| !said.is_empty())
     }
 }
 

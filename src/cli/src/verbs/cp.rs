@@ -62,7 +62,7 @@ fn into(context: &Context, from: &str, name: &str, to: &str) -> Result<()> {
     if is_file && !to.ends_with('/') {
         match copy::file_in(stream()?, &file, to) {
             // It is a directory there: the file goes into it, as cp(1) does.
-            Err(casemate_client::Error::Agent { message, .. }) if message.contains("directory") => {}
+            Err(casemate_client::Error::Agent { message, .. }) if message.contains("is a directory") => {}
             other => return Ok(other?),
         }
         return Ok(copy::tree_in(stream()?, path, &base(path)?, to)?);

@@ -63,17 +63,17 @@ pub fn doctor(context: &Context) -> Result<u8> {
 }
 
 fn programs() -> Vec<Check> {
-    let mut absent = Vec::new();
-    for name in ["casemate-jailer", "casemate-runner", "casemate-agent", "casemate-probe"] {
-        if dirs::program(name).is_err() {
-            absent.push(name);
-        }
-    }
+    let absent = |name: &&str| dirs::program(name).is_err();
     let remedy = "`make build`, or install them beside `casemate` or in /usr/libexec/casemate";
-    vec![if absent.is_empty() {
-        check("programs", State::Ok, "jailer, runner, agent, probe", None)
+    let needed: Vec<&str> =
+        ["casemate-jailer", "casemate-runner", "casemate-agent"].into_iter().filter(absent).collect();
+    vec![if !needed.is_empty() {
+        check("programs", State::Missing, format!("not found: {}", needed.join(", ")), Some(remedy))
+    } else if absent(&"casemate-probe") {
+        let found = "jailer, runner, agent; not casemate-probe, which `selftest` and `attack` need";
+        check("programs", State::Weaker, found, Some(remedy))
     } else {
-        check("programs", State::Missing, format!("not found: {}", absent.join(", ")), Some(remedy))
+        check("programs", State::Ok, "jailer, runner, agent, probe", None)
     }]
 }
 
@@ -115,7 +115,6 @@ fn layers(facts: &HostFacts) -> Vec<Check> {
         }
         None => check(name, State::Ok, found, None),
     };
-    let always = |name: &'static str, found: &str| check(name, State::Ok, found, None);
     let mode = match facts.selinux.mode {
         SelinuxMode::Disabled => "disabled",
         SelinuxMode::Permissive => "permissive",
@@ -126,9 +125,18 @@ fn layers(facts: &HostFacts) -> Vec<Check> {
         line("landlock", Layer::Landlock, format!("ABI {}", facts.landlock_abi)),
         line("seccomp", Layer::Seccomp, "filters are taken".into()),
         line("cgroup", Layer::Cgroup, cgroup(&facts.cgroup)),
-        always("capabilities", "every Linux kernel has them"),
-        always("namespaces", "mount, pid, net, ipc, uts, cgroup"),
+        namespaces(),
     ]
+}
+
+fn namespaces() -> Check {
+    let absent = |kind: &&str| !Path::new("/proc/self/ns").join(kind).exists();
+    let missing: Vec<&str> = ["mnt", "pid", "net", "ipc", "uts", "cgroup"].into_iter().filter(absent).collect();
+    if missing.is_empty() {
+        return check("namespaces", State::Ok, "mount, pid, net, ipc, uts, cgroup", None);
+    }
+    let found = format!("the kernel lacks: {}", missing.join(", "));
+    check("namespaces", State::Missing, found, Some("boot a kernel with these namespaces"))
 }
 
 fn cgroup(facts: &CgroupFacts) -> String {
@@ -170,6 +178,11 @@ fn kernels(context: &Context) -> Check {
     }
 }
 
+/// What a reduced posture can do without.
+fn is_layer(name: &str) -> bool {
+    matches!(name, "selinux" | "landlock" | "seccomp" | "cgroup")
+}
+
 fn text(checks: &[Check], posture: &str, can_run: bool, facts: &HostFacts) -> String {
     let mut out = format!("host: Linux {}, {} CPUs\n\n", facts.kernel_release, facts.cpus);
     for Check { name, state, found, remedy } in checks {
@@ -186,10 +199,10 @@ fn text(checks: &[Check], posture: &str, can_run: bool, facts: &HostFacts) -> St
     }
     let verdict = if can_run {
         format!("a sandbox started here has the posture '{posture}'")
-    } else if facts.kvm == KvmFacts::Usable {
+    } else if checks.iter().all(|c| c.state != State::Missing || is_layer(c.name)) {
         format!("the posture would be '{posture}': `casemate run` needs --allow-reduced REASON, or the above mended")
     } else {
-        "no sandbox can be started here".into()
+        "no sandbox can be started here until what is missing is there".into()
     };
     let _ = writeln!(out, "\n{verdict}");
     out

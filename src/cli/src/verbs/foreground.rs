@@ -33,32 +33,39 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 /// As timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
+/// The exit status, and whether the workload got to run: a start that the user aborted leaves no record.
+pub struct Ending {
+    pub code: u8,
+    pub ran: bool,
+}
+
 pub fn foreground(
     context: &Context,
     mut launch: Launch,
     signals: &Signals,
     record: &SandboxRecord,
     spec: &SpecFile,
-) -> Result<u8> {
+) -> Result<Ending> {
+    let ran = |code| Ending { code, ran: true };
     let dir = store::open(&context.dirs, &record.name)?;
     if spec.bare {
-        return console(launch, signals, &dir);
+        return console(launch, signals, &dir).map(ran);
     }
     loop {
         match next(&mut launch, signals, None)? {
             Came::Event(Event::Guest(GuestNews::Ready)) => break,
             Came::Event(Event::Guest(GuestNews::Failed { detail })) => {
                 let report = end(&mut launch, signals);
-                launch.finish();
+                finish(launch);
                 let told = Failure::new(format!("{}: the guest could not start", record.name));
                 return Err(with_console(not_run(told, &detail), &dir, report.as_ref()));
             }
             Came::Event(Event::Exited(report)) => {
-                launch.finish();
-                return ended(&dir, &report, None);
+                finish(launch);
+                return ended(&dir, &report, None).map(ran);
             }
             Came::Event(_) | Came::Nothing => {}
-            Came::Signal(signal) => return aborted(launch, signal),
+            Came::Signal(signal) => return Ok(Ending { code: aborted(launch, signal)?, ran: false }),
         }
     }
     let outcome = attached(&mut launch, signals, &dir, spec);
@@ -70,7 +77,13 @@ pub fn foreground(
             return Err(Failure { message: format!("{}: {}", record.name, failure.message), ..failure });
         }
     };
-    conclude(launch, signals, &dir, outcome)
+    conclude(launch, signals, &dir, outcome).map(ran)
+}
+
+fn finish(launch: Launch) {
+    if let Some(said) = launch.finish() {
+        say(&format!("the jailer said: {said}"));
+    }
 }
 
 /// The session, from connecting to its end. The terminal is as before when this returns.
@@ -102,7 +115,7 @@ fn conclude(mut launch: Launch, signals: &Signals, dir: &SandboxDir, outcome: Ou
     };
     match report {
         Some(report) => {
-            launch.finish();
+            finish(launch);
             ended(dir, &report, status)
         }
         None => {
@@ -206,7 +219,7 @@ fn console(mut launch: Launch, signals: &Signals, dir: &SandboxDir) -> Result<u8
         match came {
             Came::Event(Event::Exited(report)) => {
                 show(true)?;
-                launch.finish();
+                finish(launch);
                 return match report.cause {
                     ExitCause::PowerOff | ExitCause::Reboot => Ok(report.status.unwrap_or(0)),
                     _ => ended(dir, &report, None),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::args::KernelImportArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Context, Tone, cell, size, table_text};
+use crate::output::{Context, Tone, cell, say, size, table_text};
 use crate::progress::Bar;
 use crate::resolve;
 
@@ -73,7 +73,8 @@ pub fn list(context: &Context) -> Result<()> {
         return context.print_json(&rows);
     }
     if rows.is_empty() {
-        return context.print("no kernel yet: `casemate kernel import PACKAGE.deb`, or --host\n");
+        say("no kernel yet: `casemate kernel import PACKAGE.deb`, or --host");
+        return Ok(());
     }
     let mut table = context.table(&["NAME", "DEFAULT", "BOOTS AS", "SIZE", "MODULES", "SOURCE"]);
     for (row, kernel) in rows.iter().zip(&kernels) {

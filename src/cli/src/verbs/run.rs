@@ -9,6 +9,7 @@ use casemate_wire::jailer::{Event, Failure as StartFailure};
 use casemate_wire::record::{ExitCause, ExitReport, SandboxRecord};
 use casemate_wire::runner::GuestNews;
 use rustix::event::PollFlags;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -43,33 +44,42 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<u8> {
             Came::Signal(signal) => return aborted(launch, signal),
         }
     };
-    if !args.quiet && !context.json() {
-        say(&posture_line(&record));
-        for warning in &record.warnings {
-            say(&format!("{}: {}", record.name, sanitize::line(warning, 400)));
-        }
+    if !args.quiet {
+        announce(context, &record);
     }
     if spec.detach {
         return detached(context, launch, &signals, &record, &spec);
     }
-    let code = foreground::foreground(context, launch, &signals, &record, &spec);
+    let ending = foreground::foreground(context, launch, &signals, &record, &spec);
     drop(signals);
-    if args.rm {
+    if args.rm || ending.as_ref().is_ok_and(|ending| !ending.ran) {
         let removed = jailer.ask(&["rm", &record.name], None);
-        if let (Ok(_), Err(error)) = (&code, removed) {
+        if let (Ok(_), Err(error)) = (&ending, removed) {
             return Err(error.into());
         }
     }
-    code
+    ending.map(|ending| ending.code)
+}
+
+/// The first line on stderr: the posture, and whatever weakens it.
+fn announce(context: &Context, record: &SandboxRecord) {
+    if context.json() {
+        let line = serde_json::json!({
+            "sandbox": record.name, "posture": record.posture, "categories": record.categories, "uid": record.uid,
+            "landlock_abi": record.landlock_abi, "warnings": record.warnings,
+        });
+        let _ = writeln!(std::io::stderr(), "{line}");
+        return;
+    }
+    say(&posture_line(record));
+    for warning in &record.warnings {
+        say(&format!("{}: {}", record.name, sanitize::line(warning, 400)));
+    }
 }
 
 fn need_terminal(spec: &SpecFile) -> Result<()> {
     if spec.tty && !(terminal::is_terminal(std::io::stdin()) && terminal::is_terminal(std::io::stdout())) {
         return Err(Failure::new("--tty: standard input and output are not a terminal").remedy("leave out --tty"));
-    }
-    if spec.tty && !spec.interactive && !spec.detach {
-        // A terminal that cannot be typed into is rarely meant, but allowed: its output is what was asked for.
-        return Ok(());
     }
     Ok(())
 }
