@@ -29,7 +29,8 @@ const ALL: [Namespace; 6] =
 
 type Case = fn() -> Result<(), String>;
 
-const CASES: [(&str, Case); 10] = [
+const CASES: [(&str, Case); 11] = [
+    ("the_probe_gets_nowhere_in_a_full_jail_but_to_its_own_disk", probe_in_jail),
     ("the_whole_sequence_holds_seen_from_outside", whole_sequence),
     ("what_a_runner_never_needs_dies_by_sigsys_in_every_thread", deny_twins),
     ("threads_start_under_the_coarse_filter_and_take_their_own", thread_filters),
@@ -150,6 +151,85 @@ fn role() -> RolePlan {
             restart_on_reboot: false,
         },
     }
+}
+
+/// casemate-probe in the runner's place, all layers on: what it may reach and what not.
+fn probe_in_jail() -> Result<(), String> {
+    let program = casemate_tests::rig::program("casemate-probe").map_err(|failed| format!("{failed:?}"))?;
+    let own = tempfile::NamedTempFile::new().map_err(show)?;
+    std::fs::write(own.path(), "disk").map_err(show)?;
+    let attempts = vec![
+        Attempt::ReadFd { number: 5 },
+        Attempt::WriteFd { number: 5 },
+        Attempt::Open { path: "/etc/shadow".into(), write: false },
+        Attempt::Kill { pid: process::own_pid() },
+        Attempt::Call { name: "mount".into() },
+        Attempt::ConnectTcp { address: "127.0.0.1:1".into() },
+        Attempt::Call { name: "setresuid-root".into() },
+        Attempt::Execute { path: "/bin/true".into() },
+    ];
+    // Once with every filter, once without any: then the other layers have to say no by themselves.
+    let none = Narrowing::default();
+    for (name, narrowing) in [("io", Narrowing::of_thread("io", landlock::probe())), ("no filter", none)] {
+        let trial = casemate_confine::trial::Trial { narrowing, attempts: attempts.clone() };
+        let outcomes = run_probe(&program, &trial, own.path())?;
+        for (attempt, outcome) in attempts.iter().zip(&outcomes) {
+            let control = matches!(attempt, Attempt::ReadFd { .. } | Attempt::WriteFd { .. });
+            let right = if control { *outcome == Outcome::Allowed } else { outcome.is_denied() };
+            ensure(right, || format!("{name}: {attempt:?}: {outcome}"))?;
+        }
+        ensure(outcomes.len() == attempts.len(), || format!("{name}: {} reports", outcomes.len()))?;
+    }
+    Ok(())
+}
+
+fn run_probe(program: &Path, trial: &casemate_confine::trial::Trial, disk: &Path) -> Result<Vec<Outcome>, String> {
+    let proc = Proc::open().map_err(show)?;
+    let parents = namespaces::own(&proc, &ALL).map_err(show)?;
+    let (ours, theirs) = seqpacket::pair().map_err(show)?;
+    let program = OwnedFd::from(File::open(program).map_err(show)?);
+    let disk = OwnedFd::from(File::options().read(true).write(true).open(disk).map_err(show)?);
+    let memfd = casemate_sys::memfd::sealed("trial", &casemate_confine::trial::encode(trial)).map_err(show)?;
+    let options = CloneOptions { namespaces: namespaces::flags(&ALL), cgroup: None };
+    let born = match process::clone3(&options).map_err(show)? {
+        Cloned::Child => {
+            let confined = (|| {
+                let _ = namespaces::apply(&proc, &ALL, &parents).map_err(show)?;
+                let _ = mounts::apply().map_err(show)?;
+                let _ = rlimits::apply(&limits()).map_err(show)?;
+                let _ = landlock::apply(landlock::probe(), program.as_fd()).map_err(show)?;
+                capabilities::drop_bounding().map_err(show)?;
+                uid::drop_groups().map_err(show)?;
+                uid::set_gid(ID).map_err(show)?;
+                let _ = uid::set_uid(ID, ID).map_err(show)?;
+                let _ = capabilities::drop_all().map_err(show)?;
+                Ok::<(), String>(())
+            })();
+            let argv = vec![c"casemate-probe".into()];
+            let failed = confined.map(|()| {
+                let fds = vec![memfd, theirs, disk];
+                exec::replace_process(exec::Image { program, argv, env: Vec::new(), fds }).error.report()
+            });
+            eprintln!("{failed:?}");
+            process::exit_now(1)
+        }
+        Cloned::Parent(born) => born,
+    };
+    drop(theirs);
+    let mut outcomes = Vec::new();
+    let mut buffer = vec![0; casemate_confine::trial::MAX_REPORT];
+    loop {
+        let len = seqpacket::receive(&ours, &mut buffer).map_err(show)?.len;
+        if len == 0 {
+            break;
+        }
+        let report: casemate_confine::trial::Report =
+            casemate_confine::trial::decode(&buffer[..len]).ok_or("no report")?;
+        outcomes.push(report.outcome);
+    }
+    let exit = born.wait().map_err(show)?;
+    ensure(exit == Exit::Exited(0), || format!("the probe ended with {exit}"))?;
+    Ok(outcomes)
 }
 
 /// The jailer's child's steps in their order, then the runner's second narrowing; the parent looks
