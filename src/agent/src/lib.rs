@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod client;
 mod copy;
 mod engine;
 pub mod helper;

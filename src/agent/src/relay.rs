@@ -2,66 +2,24 @@
 //!
 //! ```text
 //! client --Stdin--> stdin queue (<= STDIN_WINDOW) --> process
-//! client <-- out (<= OUT_LIMIT) <-- stdout, stderr    full: the process is not read, and blocks
+//! client <-- out (<= 128 KiB) <-- stdout, stderr    full: the process is not read, and blocks
 //! no client: output goes to the fallback (the virtio console), or is dropped
 //! ```
 //! The window keeps control messages (signal, resize) from waiting behind input that nobody reads.
+use crate::client::Client;
 use crate::reaper::Process;
 use crate::spawn::{Child, set_size};
-use crate::stream::{Stream, timespec};
-use casemate_agent_protocol::{
-    Bytes, ErrorKind, ExitStatus, FrameDecoder, FromAgent, MAX_CHUNK, STDIN_WINDOW, ToAgent, encode,
-};
+use crate::stream::timespec;
+use casemate_agent_protocol::{Bytes, ErrorKind, ExitStatus, FromAgent, MAX_CHUNK, STDIN_WINDOW, ToAgent};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::collections::VecDeque;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-const OUT_LIMIT: usize = 128 * 1024;
 /// A client that takes nothing for so long after the process has ended is given up.
 const STALLED: Duration = Duration::from_secs(60);
-
-/// A client that follows the process.
-#[derive(Debug)]
-pub struct Client {
-    pub stream: Stream,
-    pub decoder: FrameDecoder,
-    pub out: VecDeque<u8>,
-}
-
-impl Client {
-    pub fn new(stream: Stream, decoder: FrameDecoder) -> Self {
-        Client { stream, decoder, out: VecDeque::new() }
-    }
-
-    pub fn queue(&mut self, message: &FromAgent) {
-        // Our own messages always fit a frame: chunks and texts are cut where they are made.
-        if let Ok(frame) = encode(message) {
-            self.out.extend(frame);
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.out.len() < OUT_LIMIT
-    }
-
-    /// Writes what the stream takes; false when the client is gone.
-    pub fn flush(&mut self) -> bool {
-        while !self.out.is_empty() {
-            match self.stream.write(self.out.as_slices().0) {
-                Ok(0) => return false,
-                Ok(n) => drop(self.out.drain(..n)),
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return true,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
-        }
-        true
-    }
-}
 
 /// What the owner of a relay decides between two rounds.
 pub trait Control {

@@ -1,8 +1,9 @@
 //! The agent's end of one session: greeting, one request, and its service.
+use crate::client::Client;
 use crate::copy;
 use crate::engine::Agent;
 use crate::reaper::Process;
-use crate::relay::{Client, Control, Relay, Tick};
+use crate::relay::{Control, Relay, Tick};
 use crate::spawn::{Launch, SpawnError, Spawner};
 use crate::stream::{Stream, wait_for};
 use casemate_agent_protocol::{

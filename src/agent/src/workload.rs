@@ -4,8 +4,9 @@
 //! Waiting --Attach | detached--> Running --exit | Stop | timeout--> Over
 //! ```
 //! Sessions talk to it through [`Workload`]; its relay runs in the thread that called [`Workload::run`].
+use crate::client::Client;
 use crate::reaper::{Process, Reaper};
-use crate::relay::{Client, Control, Relay, Tick};
+use crate::relay::{Control, Relay, Tick};
 use crate::spawn::{Launch, SpawnError, Spawner};
 use casemate_agent_protocol::{Attach, EndCause, ErrorKind, ExecRequest, ExitStatus, FromAgent, GuestConfig, WinSize};
 use rustix::event::{EventfdFlags, PollFlags, eventfd};

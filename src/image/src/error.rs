@@ -32,7 +32,7 @@ pub enum Error {
         "'{name}' is not a valid kernel name: 1 to 64 letters, digits, '.', '_', '+', '-', beginning with a letter or digit"
     )]
     BadName { name: String },
-    #[error("the kernel has no driver for {}: choose a kernel with these options, e.g. Debian's linux-image-cloud-amd64", drivers.join(", "))]
+    #[error("the kernel has no driver for {}: give its modules too (--modules /lib/modules/RELEASE), or choose a kernel that has it, e.g. Debian's linux-image-cloud-amd64", drivers.join(", "))]
     MissingDrivers { drivers: Vec<String> },
     #[error("{} changed while its image was built: try again when nothing writes to it", path.display())]
     Changed { path: PathBuf },

@@ -20,6 +20,7 @@ mod digest;
 mod elf;
 mod error;
 mod fingerprint;
+mod import;
 mod initramfs;
 mod kernel;
 mod modules;

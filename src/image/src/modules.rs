@@ -74,10 +74,6 @@ impl ModuleSet {
         Ok(set)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty() && self.builtin.is_empty()
-    }
-
     /// Required drivers that are neither built in nor there as a file.
     pub fn missing(&self) -> Vec<String> {
         let has = |name: &str| self.builtin.contains(name) || self.files.contains_key(name);
