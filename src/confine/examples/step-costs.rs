@@ -80,7 +80,8 @@ fn one(round: usize) -> Fallible<Vec<(String, u64)>> {
                 Ok(()) => text.join("\n"),
                 Err(error) => format!("error: {error}"),
             };
-            let _ = seqpacket::send(&theirs, text.as_bytes(), &[]);
+            // write(2): the one way out that every filter leaves.
+            let _ = casemate_sys::rustix::io::write(&theirs, text.as_bytes());
             process::exit_now(0)
         }
         Cloned::Parent(child) => {

@@ -119,8 +119,10 @@ fn attest_tcp() -> Finding {
 }
 
 fn abstract_listener() -> Option<(UnixListener, SocketAddr)> {
-    // A network namespace of our own has its own abstract names; the pid keeps tests apart.
-    let name = format!("casemate-control-{}", casemate_sys::process::own_pid());
+    // A network namespace of our own has its own abstract names; without one (a trial of this layer
+    // alone) the time keeps two of us apart.
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
+    let name = format!("casemate-control-{}-{now}", casemate_sys::process::own_pid());
     let address = SocketAddr::from_abstract_name(name).ok()?;
     Some((UnixListener::bind_addr(&address).ok()?, address))
 }
