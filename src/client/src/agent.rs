@@ -13,6 +13,7 @@ use rustix::event::PollFlags;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::{Attempt, Error, Result};
+use crate::label;
 use crate::outbox::Outbox;
 use crate::sanitize;
 use crate::store::SandboxDir;
@@ -42,7 +43,8 @@ pub fn connect(dir: &SandboxDir, limit: Duration, mut stop: impl FnMut() -> bool
 }
 
 fn attempt(dir: &SandboxDir, deadline: Instant) -> std::result::Result<UnixStream, String> {
-    let mut stream = UnixStream::connect(dir.socket("vsock.sock")).map_err(|e| format!("its socket: {e}"))?;
+    let mut stream = label::at_low_level(|| UnixStream::connect(dir.socket("vsock.sock")))
+        .map_err(|e| format!("its socket: {e}"))?;
     let text = |e: std::io::Error| e.to_string();
     // Byte by byte: what follows the line belongs to the session. Non-blocking, so that the time holds.
     stream.set_nonblocking(true).map_err(text)?;
@@ -177,7 +179,12 @@ impl Conversation {
         stream.set_read_timeout(limit).attempt(what)?;
         stream.set_write_timeout(limit).attempt(what)?;
         let (session, wire) = ClientSession::open(request)?;
-        stream.write_all(&wire).attempt(what)?;
+        let sent = stream.write_all(&wire);
+        // An agent that has hung up already may have answered before: that is found when its answer is read.
+        let hung_up = sent.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
+        if !hung_up {
+            sent.attempt(what)?;
+        }
         Ok(Conversation { stream, session, greeted: false })
     }
 
