@@ -30,11 +30,11 @@ pub fn tests() -> Vec<Trial> {
 }
 
 const HEADER: u64 = BUFFERS as u64;
-const DATA: u64 = BUFFERS as u64 + 0x1000;
+pub const DATA: u64 = BUFFERS as u64 + 0x1000;
 const STATUS_BYTE: u32 = BUFFERS + 0x2000;
 
 /// A disk request with 512 bytes of data as the `nth` of the queue; prints its status as a digit.
-fn request(a: &mut CodeAssembler, kind: u32, sector: u64, data: (u32, u16), nth: u16) -> Asm {
+pub fn request(a: &mut CodeAssembler, kind: u32, sector: u64, data: (u32, u16), nth: u16) -> Asm {
     guest::store64(a, HEADER as u32, kind.into())?;
     guest::store64(a, HEADER as u32 + 8, sector)?;
     guest::store32(a, STATUS_BYTE, 9)?;
@@ -206,7 +206,7 @@ fn a_flood_for_random_numbers() -> Result<(), Failed> {
 }
 
 /// A packet header at `addr`.
-fn packet(
+pub fn packet(
     a: &mut CodeAssembler,
     addr: u32,
     (dst_port, src_port): (u32, u32),

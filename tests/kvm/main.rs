@@ -4,6 +4,7 @@
 //! Each module gives its trials through `tests()`.
 
 mod confine;
+mod devices;
 mod hostile;
 mod hostile_devices;
 mod hostile_queues;
@@ -19,10 +20,9 @@ fn main() -> ExitCode {
         return code;
     }
     let args = Arguments::from_args();
-    let mut trials: Vec<Trial> = [vm_boot::tests(), runner::tests(), hostile_queues::tests(), hostile_devices::tests()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let modules =
+        [vm_boot::tests(), runner::tests(), devices::tests(), hostile_queues::tests(), hostile_devices::tests()];
+    let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
     if let Some(reason) = missing() {
         eprintln!("kvm tier skipped: {reason}");
         trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
