@@ -14,7 +14,8 @@ from .common import CACHE, GUEST, HOME, POLICIES, Failure, Stage, hash_inputs, r
 
 SUITE = "trixie"
 PACKAGES = ["selinux-policy-default", "policycoreutils", "semodule-utils", "checkpolicy", "secilc",
-            "kmod", "iproute2", "procps", "util-linux", "openssh-server", "xz-utils", "strace"]
+            "kmod", "iproute2", "procps", "util-linux", "openssh-server", "xz-utils", "strace",
+            "erofs-utils", "e2fsprogs", "libselinux1", "libpcre2-8-0"]
 TREE = HOME / "tree"                # pristine mmdebstrap output
 WORK = HOME / "tree.work"           # the tree that became the image
 DISK = HOME / "l1.ext4"

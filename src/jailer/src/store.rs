@@ -229,11 +229,11 @@ mod tests {
     }
 
     #[test]
-    fn a_run_directory_open_to_others_or_behind_a_symlink_is_refused() {
+    fn a_run_directory_that_others_can_write_or_behind_a_symlink_is_refused() {
         let temp = tempfile::tempdir().unwrap();
         let open = temp.path().join("open");
         std::fs::create_dir(&open).unwrap();
-        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(RunDir::open(&open, true).is_err());
         let link = temp.path().join("link");
         symlink(temp.path().join("elsewhere"), &link).unwrap();
