@@ -74,6 +74,8 @@ pub struct DeviceCore {
     irq: Interrupt,
     /// Queues notified and not yet looked at, one bit each.
     pending: AtomicU32,
+    /// Queues that are rate-limited: looked at in the next turn, whatever brings it, but no reason to hold back a kick.
+    deferred: AtomicU32,
     live: AtomicBool,
     needs_reset: AtomicBool,
     inner: Mutex<Inner>,
@@ -96,6 +98,7 @@ impl DeviceCore {
             mem,
             irq: Interrupt::new(line),
             pending: AtomicU32::new(0),
+            deferred: AtomicU32::new(0),
             live: AtomicBool::new(false),
             needs_reset: AtomicBool::new(false),
             inner: Mutex::new(Inner { device, queues, fault: None }),
@@ -178,6 +181,7 @@ impl DeviceCore {
         inner.fault = None;
         self.needs_reset.store(false, Ordering::SeqCst);
         self.pending.store(0, Ordering::SeqCst);
+        self.deferred.store(0, Ordering::SeqCst);
         self.irq.set_status(0);
     }
 
@@ -197,16 +201,15 @@ impl DeviceCore {
     /// One turn of the io thread: every notified queue once, each within its budget.
     pub fn process(&self) -> Progress {
         let mut inner = self.lock();
-        let notified = self.pending.swap(0, Ordering::SeqCst);
+        let notified = self.pending.swap(0, Ordering::SeqCst) | self.deferred.swap(0, Ordering::SeqCst);
         let mut progress = Progress::Idle;
         for queue in (0..self.sizes.len()).filter(|q| notified & (1 << q) != 0) {
             // A queue that is not live is empty, but the device may still have host streams to serve.
             let Inner { device, queues, .. } = &mut *inner;
             let mut io = Queues { mem: &self.mem, queues, irq: &self.irq };
             match device.process(queue, &mut io) {
-                Ok(Progress::Idle) => {}
                 Ok(more) => {
-                    self.pending.fetch_or(1 << queue, Ordering::SeqCst);
+                    self.remember(1 << queue, more);
                     progress = progress.and(more);
                 }
                 Err(fault) => self.stop(&mut inner, fault),
@@ -215,16 +218,24 @@ impl DeviceCore {
         progress
     }
 
+    /// Marks queues for the turn that `progress` asks for.
+    fn remember(&self, queues: u32, progress: Progress) {
+        let _before = match progress {
+            Progress::Idle => 0,
+            Progress::More => self.pending.fetch_or(queues, Ordering::SeqCst),
+            Progress::After(_) => self.deferred.fetch_or(queues, Ordering::SeqCst),
+        };
+    }
+
     /// A host stream of this device became ready.
     pub fn host_event(&self, token: u32, ready: Readiness) -> Progress {
         let mut inner = self.lock();
         let Inner { device, queues, .. } = &mut *inner;
         let mut io = Queues { mem: &self.mem, queues, irq: &self.irq };
         match device.host_event(token, ready, &mut io) {
-            Ok(Progress::Idle) => Progress::Idle,
             Ok(more) => {
                 // What is left is taken up by the next turn, on whichever queue the device likes.
-                self.pending.fetch_or(1, Ordering::SeqCst);
+                self.remember(1, more);
                 more
             }
             Err(fault) => {

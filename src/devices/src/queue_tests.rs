@@ -187,6 +187,8 @@ fn rng_is_rate_limited() {
         driver.submit(0, &[(BUF, 4096, WRITE)]);
     }
     assert!(matches!(driver.kick(0), crate::Progress::After(_)));
+    assert_eq!(driver.notify(0), crate::Action::Kick(7), "a limited device still hears its driver");
+    assert!(matches!(driver.run(), crate::Progress::After(_)));
     let first = driver.used(0).len();
     assert!(first < 64, "{first}");
     std::thread::sleep(std::time::Duration::from_millis(110));
