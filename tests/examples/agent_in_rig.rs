@@ -1,4 +1,4 @@
-//! The guest's agent behind a real runner (real filters, virtio-vsock): `agent_in_rig KERNEL INITRAMFS ROOT.erofs`.
+//! The guest's agent behind a real runner (real filters, virtio-vsock): `agent_in_rig KERNEL INITRAMFS ROOT.erofs [PARAMETER...]`.
 //! Attaches, executes beside the workload, copies in and out, ends the workload, and prints what came when.
 
 use std::fs::File;
@@ -104,7 +104,9 @@ fn sessions(vm: &Running, begin: Instant) -> Result<(), Failed> {
 
 fn main() -> Result<(), Failed> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, kernel, initramfs, root] = &args[..] else { return Err("agent_in_rig KERNEL INITRAMFS ROOT".into()) };
+    let [_, kernel, initramfs, root, more @ ..] = &args[..] else {
+        return Err("agent_in_rig KERNEL INITRAMFS ROOT".into());
+    };
     let mut config = GuestConfig::new(["/bin/sh", "-c", "echo begin; cat; exit 7"].map(String::from).to_vec());
     (config.stdin, config.attach) = (true, Attach::Wait { timeout_ms: 60_000 });
     let rig = Rig::new(std::fs::read(kernel)?)
@@ -114,7 +116,7 @@ fn main() -> Result<(), Failed> {
         .with(|vm| {
             (vm.console, vm.rng, vm.memory) = (true, true, 256 << 20);
             (vm.agent, vm.boot_timeout_ms) = (true, 120_000);
-            vm.cmdline = "console=ttyS0 reboot=t panic=-1 quiet pci=off".into();
+            vm.cmdline = format!("console=ttyS0 reboot=t panic=-1 pci=off {}", more.join(" "));
             vm.log_bytes = 1 << 20;
         });
     let begin = Instant::now();
