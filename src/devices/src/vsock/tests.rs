@@ -1,171 +1,15 @@
 //! The vsock device between a guest that lies and host clients that misbehave.
 
-use std::collections::VecDeque;
-use std::io;
-use std::sync::{Arc, Mutex};
+mod random;
+mod world;
 
+use std::sync::Arc;
+
+use self::world::*;
 use super::header::*;
 use super::table::SLOTS;
 use super::*;
 use crate::testing::*;
-use crate::traits::ReportVerdict;
-
-const CID: u64 = 5;
-const PORT: u32 = 1024;
-
-#[derive(Clone, Default)]
-struct Door(Arc<Mutex<VecDeque<PipeStream>>>);
-
-impl HostAcceptor for Door {
-    fn accept(&mut self) -> io::Result<Option<Box<dyn HostStream>>> {
-        Ok(self.0.lock().unwrap().pop_front().map(|s| Box::new(PipeEnd(s)) as Box<dyn HostStream>))
-    }
-
-    fn register(&mut self, token: u32) -> io::Result<()> {
-        assert_eq!(token, 0);
-        Ok(())
-    }
-}
-
-#[derive(Clone, Default)]
-struct Reports(Arc<Mutex<Vec<String>>>);
-
-impl ReportSink for Reports {
-    fn opened(&mut self, id: u32) {
-        self.0.lock().unwrap().push(format!("open {id}"));
-    }
-    fn data(&mut self, id: u32, bytes: &[u8]) -> ReportVerdict {
-        self.0.lock().unwrap().push(format!("{id}: {}", String::from_utf8_lossy(bytes)));
-        if bytes == b"bad" { ReportVerdict::Close } else { ReportVerdict::Continue }
-    }
-    fn closed(&mut self, id: u32) {
-        self.0.lock().unwrap().push(format!("closed {id}"));
-    }
-}
-
-struct World {
-    driver: Driver,
-    door: Door,
-    reports: Reports,
-    /// Free receive buffers, by address; each 4 KiB.
-    buffers: VecDeque<u64>,
-    posted: std::collections::HashMap<u16, u64>,
-}
-
-const RX_BUF: u32 = 4096;
-const TX_BUF: u64 = BUF + 0x20_0000;
-
-impl World {
-    fn new() -> Self {
-        let (door, reports) = (Door::default(), Reports::default());
-        let vsock = Vsock::new(CID, Some(Box::new(door.clone())), Box::new(reports.clone())).unwrap();
-        let driver = Driver::started(Box::new(vsock));
-        let buffers = (0..64).map(|i| BUF + i * u64::from(RX_BUF)).collect();
-        Self { driver, door, reports, buffers, posted: Default::default() }
-    }
-
-    fn with_buffers() -> Self {
-        let mut world = Self::new();
-        world.post(64);
-        world
-    }
-
-    fn post(&mut self, n: usize) {
-        for _ in 0..n {
-            let Some(addr) = self.buffers.pop_front() else { break };
-            let head = self.driver.submit(RX, &[(addr, RX_BUF, WRITE)]);
-            self.posted.insert(head, addr);
-        }
-        self.driver.kick(RX);
-    }
-
-    /// Sends a packet as the guest.
-    fn send(&mut self, h: Header, data: &[u8]) {
-        let h = Header { len: data.len() as u32, ..h };
-        self.send_raw(h, data);
-    }
-
-    fn send_raw(&mut self, h: Header, data: &[u8]) {
-        self.driver.put(TX_BUF, &[&h.to_bytes()[..], data].concat());
-        self.driver.submit(TX, &[(TX_BUF, (LEN + data.len()) as u32, 0)]);
-        self.driver.kick(TX);
-        assert!(!self.driver.needs_reset());
-        self.driver.used(TX);
-    }
-
-    /// Packets that the device sent, and their buffers given back.
-    fn received(&mut self) -> Vec<(Header, Vec<u8>)> {
-        let mut out = Vec::new();
-        for (head, len) in self.driver.used(RX) {
-            let addr = self.posted.remove(&head).unwrap();
-            let raw = self.driver.get(addr, len as usize);
-            let h = Header::parse(raw[..LEN].try_into().unwrap());
-            assert_eq!((h.src_cid, h.dst_cid, h.len as usize), (HOST_CID, CID, raw.len() - LEN));
-            out.push((h, raw[LEN..].to_vec()));
-            self.buffers.push_back(addr);
-        }
-        out
-    }
-
-    /// As [`Self::received`], posting new buffers until nothing more comes.
-    fn drain(&mut self) -> Vec<(Header, Vec<u8>)> {
-        let mut out = Vec::new();
-        loop {
-            let news = self.received();
-            if news.is_empty() {
-                return out;
-            }
-            out.extend(news);
-            self.post(64);
-        }
-    }
-
-    fn ops(&mut self) -> Vec<u16> {
-        self.drain().iter().map(|(h, _)| h.op).collect()
-    }
-
-    fn client(&mut self, text: &[u8]) -> PipeStream {
-        let stream = PipeStream::new(text);
-        self.door.0.lock().unwrap().push_back(stream.clone());
-        self.event(0);
-        stream
-    }
-
-    fn event(&mut self, token: u32) {
-        self.event_with(token, Readiness::ALL);
-    }
-
-    fn event_with(&mut self, token: u32, ready: Readiness) {
-        if self.driver.dev.host_event(token, ready) == Progress::More {
-            self.driver.run();
-        }
-    }
-
-    /// A host client connected to the guest's [`PORT`]; the header is a template for the guest's packets.
-    fn connected(&mut self) -> (PipeStream, Header) {
-        let stream = self.client(format!("CONNECT {PORT}\n").as_bytes());
-        let packets = self.drain();
-        let [(request, _)] = &packets[..] else { panic!("{packets:?}") };
-        assert_eq!((request.op, request.dst_port), (OP_REQUEST, PORT));
-        let reply = from_guest(OP_RESPONSE, request.src_port, PORT);
-        self.send(reply, &[]);
-        assert_eq!(stream.with(|p| std::mem::take(&mut p.output)), format!("OK {}\n", request.src_port).into_bytes());
-        (stream, reply)
-    }
-}
-
-fn from_guest(op: u16, host_port: u32, guest_port: u32) -> Header {
-    Header {
-        src_cid: CID,
-        dst_cid: HOST_CID,
-        src_port: guest_port,
-        dst_port: host_port,
-        kind: TYPE_STREAM,
-        op,
-        buf_alloc: 1 << 16,
-        ..Default::default()
-    }
-}
 
 #[test]
 fn a_host_client_talks_to_the_guest() {
@@ -464,16 +308,6 @@ fn a_guest_that_takes_no_buffers_away_is_not_listened_to() {
     assert_eq!(w.driver.used(TX).len(), 200 - RESETS_MAX);
 }
 
-impl World {
-    fn send_ignoring_used(&mut self, h: Header) {
-        // Each packet has a place of its own: the device reads it later.
-        let addr = TX_BUF + u64::from(h.src_port) * LEN as u64;
-        self.driver.put(addr, &h.to_bytes());
-        self.driver.submit(TX, &[(addr, LEN as u32, 0)]);
-        self.driver.kick(TX);
-    }
-}
-
 #[test]
 fn clients_that_play_games_with_the_line() {
     let mut w = World::with_buffers();
@@ -541,84 +375,4 @@ fn after_a_restore_the_guest_learns_that_its_connections_are_gone() {
     let line = Box::new(CountingLine::default());
     let other = crate::VirtioMmio::new(7, Box::new(other), w.driver.mem.clone(), line).unwrap();
     assert!(other.restore(&state).is_err());
-}
-
-mod random {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Client(u32, bool),
-        Guest { op: u16, which: usize, len: usize, flags: u32, fwd: u32, alloc: u32 },
-        Host { which: usize, bytes: usize, close: bool, broken: bool, room: usize, hangup: bool },
-        Post(usize),
-        Reset,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let port = prop_oneof![Just(80u32), Just(1024), Just(1), any::<u32>()];
-        prop_oneof![
-            2 => (port, any::<bool>()).prop_map(|(p, listen)| Step::Client(p, listen)),
-            6 => (0u16..10, 0usize..12, 0usize..5000, 0u32..8, prop_oneof![Just(0u32), 0u32..5000, any::<u32>()], any::<u32>())
-                .prop_map(|(op, which, len, flags, fwd, alloc)| Step::Guest { op, which, len, flags, fwd, alloc }),
-            4 => (0usize..8, 0usize..9000, any::<bool>(), 0u8..10, 0usize..9000, 0u8..10).prop_map(
-                |(which, bytes, close, broken, room, hangup)| Step::Host {
-                    which, bytes, close: close && bytes == 0, broken: broken == 0, room, hangup: hangup == 0,
-                }
-            ),
-            4 => (1usize..32).prop_map(Step::Post),
-            1 => Just(Step::Reset),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(200))]
-        /// Guest and host do what they like, and the device stays sane: bounded, alive, never past the guest's memory.
-        #[test]
-        fn anything_goes(steps in proptest::collection::vec(step(), 1..150)) {
-            let mut w = World::with_buffers();
-            let mut clients: Vec<PipeStream> = Vec::new();
-            let mut keys: Vec<(u32, u32)> = vec![(REPORT_PORT, 5), (80, 6), (80, 7)];
-            for step in steps {
-                match step {
-                    Step::Client(port, listen) => {
-                        let verb = if listen { "LISTEN" } else { "CONNECT" };
-                        clients.push(w.client(format!("{verb} {port}\n").as_bytes()));
-                    }
-                    Step::Guest { op, which, len, flags, fwd, alloc } => {
-                        let (host, guest) = keys[which % keys.len()];
-                        let h = Header { flags, fwd_cnt: fwd, buf_alloc: alloc, ..from_guest(op, host, guest) };
-                        w.send(h, &vec![7; if op == OP_RW { len } else { 0 }]);
-                    }
-                    Step::Host { which, bytes, close, broken, room, hangup } if !clients.is_empty() => {
-                        let client = &clients[which % clients.len()];
-                        let token = client.with(|p| {
-                            p.input.extend(vec![3; bytes]);
-                            p.input_closed |= close;
-                            p.broken |= broken;
-                            p.room = room;
-                            p.token
-                        });
-                        w.event_with(token, Readiness { readable: true, writable: true, hangup });
-                    }
-                    Step::Host { .. } => {}
-                    Step::Post(n) => w.post(n),
-                    Step::Reset => {
-                        w.driver.start(u64::MAX);
-                        w.buffers = (0..64).map(|i| BUF + i * u64::from(RX_BUF)).collect();
-                        w.posted.clear();
-                    }
-                }
-                for (h, _) in w.received() {
-                    if h.op == OP_REQUEST {
-                        keys.push((h.src_port, h.dst_port));
-                    }
-                }
-                prop_assert!(!w.driver.needs_reset());
-                let open = clients.iter().filter(|c| c.with(|p| !p.dropped)).count();
-                prop_assert!(open <= SLOTS);
-            }
-        }
-    }
 }
