@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use casemate_label::{SelinuxMode, mode};
+use casemate_label::{Profile, SelinuxMode, mode};
 use serde::Serialize;
 
 use crate::error::StepFailed;
@@ -59,8 +59,17 @@ fn check() -> Result<Status, StepFailed> {
 
 fn install() -> Result<Status, StepFailed> {
     const STAGE: &str = "install the SELinux module";
-    if mode::probe().mode == SelinuxMode::Disabled {
+    let facts = mode::probe();
+    if facts.mode == SelinuxMode::Disabled {
         return Err(StepFailed::because(STAGE, "SELinux is off; boot with security=selinux selinux=1 and a policy"));
+    }
+    // Our own module takes the right away: a jailer that can load policy could take itself out of it.
+    if facts.own.is_some_and(|own| Some(own.type_()) == Profile::casemate().jailer.as_deref()) {
+        let why = format!(
+            "a loaded module keeps the jailer from loading policy; run: semodule -i {INSTALLED}/*.cil && restorecon -R {}",
+            LABELLED.join(" ")
+        );
+        return Err(StepFailed::because(STAGE, why));
     }
     let files = module_files()?;
     let semodule = tool(STAGE, &SEMODULE, "policycoreutils")?;

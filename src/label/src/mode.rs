@@ -193,26 +193,27 @@ fn ask(fs: &SelinuxFs, profile: &Profile, caller: &Context, facts: &mut SelinuxF
 
     let mut checks = Vec::new();
     let mut permissive = false;
-    let mut question = |name: &str, target: &Context, class: &str, perm: &str, wanted: bool| -> io::Result<()> {
+    // one decision answers for all permissions of a class
+    let mut ask = |what: &str, target: &Context, class: &str, perms: &[&str], wanted: bool| -> io::Result<()> {
         let decision = fs.access(&runner, target, class)?;
         facts.policy_seqno = decision.seqno;
         permissive |= decision.flags & PERMISSIVE != 0;
-        let granted = decision.allowed & fs.permission(class, perm)? != 0;
-        checks.push(Check { name: name.to_owned(), wanted, granted });
+        for perm in perms {
+            let granted = decision.allowed & fs.permission(class, perm)? != 0;
+            checks.push(Check { name: format!("{what}: {perm}"), wanted, granted });
+        }
         Ok(())
     };
-    for perm in ["read", "write"] {
-        question(&format!("own image {perm}"), &image(a), "file", perm, true)?;
-        question(&format!("another's image {perm}"), &image(b), "file", perm, false)?;
-        question(&format!("image of an overlapping pair {perm}"), &image(overlap), "file", perm, false)?;
-        question(&format!("another's block device {perm}"), &image(b), "blk_file", perm, false)?;
-    }
-    question("content read", &profile.object(&profile.content, Range::single(Level::S0)), "file", "read", true)?;
-    question("content write", &profile.object(&profile.content, Range::single(Level::S0)), "file", "write", false)?;
-    for perm in ["signal", "sigkill", "ptrace"] {
-        question(&format!("another's runner {perm}"), &other, "process", perm, false)?;
-    }
-    question("another's socket connect", &other, "unix_stream_socket", "connectto", false)?;
+    let rw = ["read", "write"];
+    ask("own image", &image(a), "file", &rw, true)?;
+    ask("another's image", &image(b), "file", &rw, false)?;
+    ask("image of an overlapping pair", &image(overlap), "file", &rw, false)?;
+    ask("another's block device", &image(b), "blk_file", &rw, false)?;
+    let content = profile.object(&profile.content, Range::single(Level::S0));
+    ask("content", &content, "file", &["read"], true)?;
+    ask("content", &content, "file", &["write"], false)?;
+    ask("another's runner", &other, "process", &["signal", "sigkill", "ptrace"], false)?;
+    ask("another's socket", &other, "unix_stream_socket", &["connectto"], false)?;
 
     facts.mcs_constrained = checks.iter().all(Check::holds);
     facts.checks = checks;
