@@ -5,11 +5,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use casemate_client::{copy, unpack};
+use casemate_client::{copy as stream_copy, unpack};
 use casemate_spec::ByteSize;
 
 use crate::args::CpArgs;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, OWN, Result};
 use crate::output::{Context, say, written};
 use crate::verbs::exec::{connect, running};
 
@@ -33,6 +33,11 @@ fn side(text: &str) -> Result<Side<'_>> {
 }
 
 pub fn cp(context: &Context, args: &CpArgs) -> Result<()> {
+    // Exit statuses 126 and 127 speak of commands, not of files.
+    copy(context, args).map_err(|failure| if failure.silent { failure } else { failure.code(OWN) })
+}
+
+fn copy(context: &Context, args: &CpArgs) -> Result<()> {
     match (side(&args.source)?, side(&args.destination)?) {
         (Side::Host(from), Side::Guest { name, path }) => into(context, from, name, path),
         (Side::Guest { name, path }, Side::Host(to)) => {
@@ -55,17 +60,17 @@ fn into(context: &Context, from: &str, name: &str, to: &str) -> Result<()> {
     let dir = running(&context.dirs, name)?;
     let stream = || connect(&context.dirs, &dir);
     let Some(file) = opened else {
-        return Ok(copy::archive_in(stream()?, &mut std::io::stdin().lock(), to)?);
+        return Ok(stream_copy::archive_in(stream()?, &mut std::io::stdin().lock(), to)?);
     };
     let path = Path::new(from);
     let is_file = file.metadata().map_err(|e| Failure::io(format!("looking at {from}"), e))?.is_file();
     if is_file && !to.ends_with('/') {
-        match copy::file_in(stream()?, &file, to) {
+        match stream_copy::file_in(stream()?, &file, to) {
             // It is a directory there: the file goes into it, as cp(1) does.
             Err(casemate_client::Error::Agent { message, .. }) if message.contains("is a directory") => {}
             other => return Ok(other?),
         }
-        return Ok(copy::tree_in(stream()?, path, &base(path)?, to)?);
+        return Ok(stream_copy::tree_in(stream()?, path, &base(path)?, to)?);
     }
     // A tree becomes `to`; with a slash at its end, something in `to`.
     let target = PathBuf::from(to);
@@ -73,7 +78,7 @@ fn into(context: &Context, from: &str, name: &str, to: &str) -> Result<()> {
         (false, Some(parent), Some(last)) => (parent.to_string_lossy().into_owned(), last.to_owned()),
         _ => (to.to_owned(), base(path)?),
     };
-    Ok(copy::tree_in(stream()?, path, &called, &below)?)
+    Ok(stream_copy::tree_in(stream()?, path, &called, &below)?)
 }
 
 /// The name that a source has, also for `.` and `dir/..`.
@@ -88,7 +93,7 @@ fn base(path: &Path) -> Result<String> {
 
 fn out_of(context: &Context, name: &str, from: &str, to: &str, most: u64) -> Result<()> {
     let dir = running(&context.dirs, name)?;
-    let mut incoming = copy::Incoming::open(connect(&context.dirs, &dir)?, from, most)?;
+    let mut incoming = stream_copy::Incoming::open(connect(&context.dirs, &dir)?, from, most)?;
     if to == "-" {
         let copied = std::io::copy(&mut incoming, &mut std::io::stdout().lock());
         return match copied {
@@ -121,8 +126,11 @@ fn out_of(context: &Context, name: &str, from: &str, to: &str, most: u64) -> Res
         return context.print_json(&summary);
     }
     if summary.left_out > 0 {
-        say(&format!("{} entries of the guest's archive were left out:", summary.left_out));
-        summary.told.iter().for_each(|told| say(&format!("  {told}")));
+        summary.told.iter().for_each(|told| say(&format!("left out {told}")));
+        let more = summary.left_out.saturating_sub(summary.told.len() as u64);
+        if more > 0 {
+            say(&format!("left out {more} more of the guest's archive"));
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::fmt::Write;
 use crate::args::InspectArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Context, Tone, paint, seconds_since, size, span};
+use crate::verbs::findings::{self, Line};
 use crate::verbs::ps;
 
 const LAYERS: [Layer; 10] = [
@@ -87,8 +88,7 @@ fn text(entry: &Entry, now: bool) -> String {
     line("command", &ps::command(record, 400));
     let cpus = if record.cpus == 1 { "1 vCPU".into() } else { format!("{} vCPUs", record.cpus) };
     line("machine", &format!("{cpus}, {} of memory", size(record.memory)));
-    let runner = record.runner.map_or("no runner".into(), |r| format!("runner pid {}, uid {}", r.pid, record.uid));
-    line("processes", &format!("warden pid {}, {runner}", record.warden.pid));
+    line("processes", &processes(entry));
     if let Some(label) = &record.label {
         line("label", &sanitize::line(label, 300));
     }
@@ -97,6 +97,15 @@ fn text(entry: &Entry, now: bool) -> String {
     }
     layers(&mut out, record, now);
     out
+}
+
+fn processes(entry: &Entry) -> String {
+    let record = &entry.record;
+    match record.runner {
+        _ if !entry.status.is_alive() => format!("none any more; the runner had uid {}", record.uid),
+        Some(runner) => format!("warden pid {}, runner pid {} with uid {}", record.warden.pid, runner.pid, record.uid),
+        None => format!("warden pid {}", record.warden.pid),
+    }
 }
 
 fn object_label(object: &casemate_wire::record::ObjectLabel) -> String {
@@ -123,23 +132,26 @@ fn layers(out: &mut String, record: &SandboxRecord, now: bool) {
             (false, false) => paint("BROKEN", Tone::Bad),
         };
         let _ = writeln!(out, "  {:<13} {state}: {}", layer.to_string(), allows(layer, record));
-        findings.iter().for_each(|finding| self::finding(out, finding));
+        findings::lines(&findings).iter().for_each(|line| finding(out, line));
     }
     let named: Vec<String> = LAYERS.iter().map(ToString::to_string).collect();
     let others: Vec<&Finding> = record.findings.iter().filter(|f| !named.contains(&f.layer)).collect();
     if !others.is_empty() {
         let _ = writeln!(out, "  further");
-        others.iter().for_each(|finding| self::finding(out, finding));
+        findings::lines(&others).iter().for_each(|line| finding(out, line));
     }
 }
 
-fn finding(out: &mut String, finding: &Finding) {
-    let what = sanitize::line(&finding.what, 120);
-    let seen = sanitize::line(&finding.seen, 200);
-    let _ = if finding.ok {
+fn finding(out: &mut String, line: &Line<'_>) {
+    let what = sanitize::line(&line.what(), 400);
+    let seen = match sanitize::line(line.seen, 200) {
+        seen if seen.is_empty() => "none".to_owned(),
+        seen => seen,
+    };
+    let _ = if line.ok {
         writeln!(out, "      {} {what}: {seen}", paint("ok", Tone::Good))
     } else {
-        let expected = sanitize::line(&finding.expected, 200);
+        let expected = sanitize::line(line.expected, 200);
         writeln!(out, "      {} {what}: {seen}, where the plan says {expected}", paint("NO", Tone::Bad))
     };
 }

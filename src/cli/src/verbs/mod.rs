@@ -5,6 +5,7 @@ pub mod cp;
 pub mod docs;
 pub mod doctor;
 pub mod exec;
+pub mod findings;
 pub mod foreground;
 pub mod inspect;
 pub mod kernel;
