@@ -14,23 +14,26 @@ use casemate_confine::cgroup::{self, Cgroup};
 use casemate_confine::seccomp::{self, Filter};
 use casemate_confine::trial::{Attempt, Narrowing, Outcome};
 use casemate_confine::{attest_outside, capabilities, landlock, mounts, namespaces, rlimits, uid};
-use casemate_plan::{CgroupFacts, CgroupPlan, Namespace, Rlimit, RolePlan, VmPlan};
+use casemate_plan::{CgroupFacts, CgroupPlan, Layer, Namespace, Rlimit, RolePlan, VmPlan};
 use casemate_probe::perform;
 use casemate_sys::process::{self, CloneOptions, Cloned, Exit, in_child};
 use casemate_sys::procfs::{Proc, ProcessView};
 use casemate_sys::{cred, exec, facts, fds, prctl, provoke, seqpacket};
 use libtest_mimic::{Failed, Trial};
 
+use crate::confine_probe;
+
 const VARIABLE: &str = "CASEMATE_CONFINE_CASE";
-const ID: u32 = 10_000_011;
+pub const ID: u32 = 10_000_011;
 const SIGSYS: i32 = 31;
-const ALL: [Namespace; 6] =
+pub const ALL: [Namespace; 6] =
     [Namespace::Mount, Namespace::Pid, Namespace::Net, Namespace::Ipc, Namespace::Uts, Namespace::Cgroup];
 
 type Case = fn() -> Result<(), String>;
 
-const CASES: [(&str, Case); 11] = [
-    ("the_probe_gets_nowhere_in_a_full_jail_but_to_its_own_disk", probe_in_jail),
+const CASES: [(&str, Case); 12] = [
+    ("each_layer_alone_denies_its_controls_and_leaves_the_own_disk", confine_probe::controls_alone),
+    ("the_probe_gets_nowhere_in_a_full_jail_but_to_its_own_disk", confine_probe::in_full_jail),
     ("the_whole_sequence_holds_seen_from_outside", whole_sequence),
     ("what_a_runner_never_needs_dies_by_sigsys_in_every_thread", deny_twins),
     ("threads_start_under_the_coarse_filter_and_take_their_own", thread_filters),
@@ -77,7 +80,7 @@ pub fn case() -> Option<ExitCode> {
     })
 }
 
-fn show(error: impl std::error::Error) -> String {
+pub fn show(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -87,7 +90,7 @@ fn show(error: impl std::error::Error) -> String {
     text
 }
 
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+pub fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
@@ -110,11 +113,11 @@ fn child(body: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     }
 }
 
-fn limits() -> Vec<Rlimit> {
+pub fn limits() -> Vec<Rlimit> {
     [("core", 0), ("nofile", 512), ("nproc", 8)].map(|(name, value)| Rlimit { name: name.into(), value }).into()
 }
 
-fn layout() -> CgroupFacts {
+pub fn layout() -> CgroupFacts {
     let layout = facts::cgroup::layout().unwrap_or_default();
     match layout.v2 {
         Some(v2) if layout.v1.is_empty() => CgroupFacts::V2 { mount: v2.mount, controllers: v2.controllers },
@@ -122,7 +125,7 @@ fn layout() -> CgroupFacts {
     }
 }
 
-fn cgroup_plan(layout: CgroupFacts) -> CgroupPlan {
+pub fn cgroup_plan(layout: CgroupFacts) -> CgroupPlan {
     CgroupPlan { layout, parent: "casemate-tests".into(), cpu_percent: Some(150), memory: 64 << 20, pids: 16 }
 }
 
@@ -151,85 +154,6 @@ fn role() -> RolePlan {
             restart_on_reboot: false,
         },
     }
-}
-
-/// casemate-probe in the runner's place, all layers on: what it may reach and what not.
-fn probe_in_jail() -> Result<(), String> {
-    let program = casemate_tests::rig::program("casemate-probe").map_err(|failed| format!("{failed:?}"))?;
-    let own = tempfile::NamedTempFile::new().map_err(show)?;
-    std::fs::write(own.path(), "disk").map_err(show)?;
-    let attempts = vec![
-        Attempt::ReadFd { number: 5 },
-        Attempt::WriteFd { number: 5 },
-        Attempt::Open { path: "/etc/shadow".into(), write: false },
-        Attempt::Kill { pid: process::own_pid() },
-        Attempt::Call { name: "mount".into() },
-        Attempt::ConnectTcp { address: "127.0.0.1:1".into() },
-        Attempt::Call { name: "setresuid-root".into() },
-        Attempt::Execute { path: "/bin/true".into() },
-    ];
-    // Once with every filter, once without any: then the other layers have to say no by themselves.
-    let none = Narrowing::default();
-    for (name, narrowing) in [("io", Narrowing::of_thread("io", landlock::probe())), ("no filter", none)] {
-        let trial = casemate_confine::trial::Trial { narrowing, attempts: attempts.clone() };
-        let outcomes = run_probe(&program, &trial, own.path())?;
-        for (attempt, outcome) in attempts.iter().zip(&outcomes) {
-            let control = matches!(attempt, Attempt::ReadFd { .. } | Attempt::WriteFd { .. });
-            let right = if control { *outcome == Outcome::Allowed } else { outcome.is_denied() };
-            ensure(right, || format!("{name}: {attempt:?}: {outcome}"))?;
-        }
-        ensure(outcomes.len() == attempts.len(), || format!("{name}: {} reports", outcomes.len()))?;
-    }
-    Ok(())
-}
-
-fn run_probe(program: &Path, trial: &casemate_confine::trial::Trial, disk: &Path) -> Result<Vec<Outcome>, String> {
-    let proc = Proc::open().map_err(show)?;
-    let parents = namespaces::own(&proc, &ALL).map_err(show)?;
-    let (ours, theirs) = seqpacket::pair().map_err(show)?;
-    let program = OwnedFd::from(File::open(program).map_err(show)?);
-    let disk = OwnedFd::from(File::options().read(true).write(true).open(disk).map_err(show)?);
-    let memfd = casemate_sys::memfd::sealed("trial", &casemate_confine::trial::encode(trial)).map_err(show)?;
-    let options = CloneOptions { namespaces: namespaces::flags(&ALL), cgroup: None };
-    let born = match process::clone3(&options).map_err(show)? {
-        Cloned::Child => {
-            let confined = (|| {
-                let _ = namespaces::apply(&proc, &ALL, &parents).map_err(show)?;
-                let _ = mounts::apply().map_err(show)?;
-                let _ = rlimits::apply(&limits()).map_err(show)?;
-                let _ = landlock::apply(landlock::probe(), program.as_fd()).map_err(show)?;
-                capabilities::drop_bounding().map_err(show)?;
-                uid::drop_groups().map_err(show)?;
-                uid::set_gid(ID).map_err(show)?;
-                let _ = uid::set_uid(ID, ID).map_err(show)?;
-                let _ = capabilities::drop_all().map_err(show)?;
-                Ok::<(), String>(())
-            })();
-            let argv = vec![c"casemate-probe".into()];
-            let failed = confined.map(|()| {
-                let fds = vec![memfd, theirs, disk];
-                exec::replace_process(exec::Image { program, argv, env: Vec::new(), fds }).error.report()
-            });
-            eprintln!("{failed:?}");
-            process::exit_now(1)
-        }
-        Cloned::Parent(born) => born,
-    };
-    drop(theirs);
-    let mut outcomes = Vec::new();
-    let mut buffer = vec![0; casemate_confine::trial::MAX_REPORT];
-    loop {
-        let len = seqpacket::receive(&ours, &mut buffer).map_err(show)?.len;
-        if len == 0 {
-            break;
-        }
-        let report: casemate_confine::trial::Report =
-            casemate_confine::trial::decode(&buffer[..len]).ok_or("no report")?;
-        outcomes.push(report.outcome);
-    }
-    let exit = born.wait().map_err(show)?;
-    ensure(exit == Exit::Exited(0), || format!("the probe ended with {exit}"))?;
-    Ok(outcomes)
 }
 
 /// The jailer's child's steps in their order, then the runner's second narrowing; the parent looks
@@ -276,7 +200,7 @@ fn whole_sequence() -> Result<(), String> {
     cgroup.remove(Duration::from_secs(5)).map_err(show)?;
     ensure(said == "confined", || format!("the child said: {said}"))?;
     // No table was planned for this child; what it inherited from the test is not the point here.
-    let bad = findings.iter().filter(|finding| !finding.ok && finding.layer != casemate_plan::Layer::Fds);
+    let bad = findings.iter().filter(|finding| !finding.ok && finding.layer != Layer::Fds);
     let bad: Vec<_> = bad.map(|f| format!("{}: expected {}, saw {}", f.what, f.expected, f.seen)).collect();
     ensure(findings.len() > 25 && bad.is_empty(), || format!("{} findings; bad: {bad:#?}", findings.len()))
 }
@@ -299,7 +223,7 @@ fn sequence_in_child(proc: &Proc, cgroup: &Cgroup, parents: &namespaces::Identit
     prctl::die_with_parent().map_err(show)?;
     let _ = landlock::apply_fully(landlock::probe()).map_err(show)?;
     let inside = casemate_confine::attest_inside::attest(&role(), &[]);
-    let bad = inside.iter().find(|finding| !finding.ok && finding.layer != casemate_plan::Layer::Fds);
+    let bad = inside.iter().find(|finding| !finding.ok && finding.layer != Layer::Fds);
     ensure(bad.is_none(), || format!("from inside: {bad:?}"))?;
     let _ = seccomp::apply(Filter::RunnerMain).map_err(show)?;
     Ok(())
@@ -546,7 +470,7 @@ fn exec_descriptors() -> Result<(), String> {
             return 5;
         }
         let Ok(shell) = File::open("/bin/sh") else { return 6 };
-        let script = c"for n in 3 4 5; do readlink /proc/$$/fd/$n; done; ls /proc/$$/fd | tr '\\n' ' '";
+        let script = c"for n in 3 4 5; do readlink /proc/$$/fd/$n; done; ls /proc/$$/fd; :";
         let argv = vec![c"sh".into(), c"-c".into(), script.into()];
         let env = vec![c"PATH=/usr/bin:/bin".into()];
         let failed = exec::replace_process(exec::Image { program: shell.into(), argv, env, fds: table });
@@ -557,7 +481,7 @@ fn exec_descriptors() -> Result<(), String> {
     let mut text = String::new();
     std::io::Read::read_to_string(&mut File::from(read), &mut text).map_err(show)?;
     ensure(exit.map_err(show)? == Exit::Exited(0), || "the shell failed".into())?;
-    let want = "/etc/hostname\n/etc/group\n/etc/passwd\n0 1 2 3 4 5 ";
+    let want = "/etc/hostname\n/etc/group\n/etc/passwd\n0\n1\n2\n3\n4\n5\n";
     ensure(text == want, || format!("{text:?}"))
 }
 

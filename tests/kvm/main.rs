@@ -4,6 +4,7 @@
 //! Each module gives its trials through `tests()`.
 
 mod confine;
+mod confine_probe;
 mod devices;
 mod hostile;
 mod hostile_devices;

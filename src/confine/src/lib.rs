@@ -12,6 +12,8 @@ pub mod attest_outside;
 pub mod capabilities;
 pub mod cgroup;
 mod confined;
+#[cfg(feature = "trial")]
+pub mod controls;
 pub mod fds;
 pub mod landlock;
 pub mod mounts;

@@ -65,6 +65,18 @@ pub enum Attempt {
     },
     /// A system call through the 32-bit gate.
     I386,
+    /// So many processes at once (cgroup pids, RLIMIT_NPROC).
+    Processes {
+        count: u32,
+    },
+    /// So many bytes of touched memory (cgroup memory kills with SIGKILL).
+    Allocate {
+        bytes: u64,
+    },
+    /// So many open descriptors (RLIMIT_NOFILE).
+    Descriptors {
+        count: u32,
+    },
     /// Positive controls on inherited descriptors, by number.
     ReadFd {
         number: i32,

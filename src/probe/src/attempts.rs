@@ -2,8 +2,9 @@
 
 use casemate_confine::trial::{Attempt, Outcome};
 use casemate_sys::process::errno::{
-    EACCES, EAFNOSUPPORT, ECONNREFUSED, ENETUNREACH, ENOENT, ENOSYS, EPERM, EROFS, ESRCH,
+    EACCES, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EMFILE, ENETUNREACH, ENOENT, ENOSYS, EPERM, EROFS, ESRCH,
 };
+use casemate_sys::process::{CloneOptions, Cloned, clone3};
 use casemate_sys::{provoke, rustix, seqpacket};
 use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
@@ -54,6 +55,20 @@ pub fn perform(attempt: &Attempt, fds: &[OwnedFd]) -> Outcome {
             None => Outcome::Unclear { why: format!("no call is named {name}") },
         },
         Attempt::I386 => i386(),
+        Attempt::Processes { count } => judge(processes(*count), &[EAGAIN]),
+        Attempt::Allocate { bytes } => {
+            // Touched by being filled with something else than zero; the kernel may kill us here.
+            let memory = vec![1u8; usize::try_from(*bytes).unwrap_or(usize::MAX)];
+            if std::hint::black_box(&memory).len() as u64 == *bytes {
+                return Outcome::Allowed;
+            }
+            Outcome::Unclear { why: "the memory was not there".into() }
+        }
+        Attempt::Descriptors { count } => {
+            let copies: io::Result<Vec<_>> =
+                (0..*count).map(|_| rustix::io::dup(io::stdin()).map_err(raw_errno)).collect();
+            judge(copies.map(drop), &[EMFILE])
+        }
         Attempt::ReadFd { number } => with_fd(fds, *number, |fd| read_first(fd).map(drop)),
         Attempt::WriteFd { number } => with_fd(fds, *number, |fd| {
             // One byte over itself, at its place.
@@ -86,6 +101,33 @@ fn with_path(path: &str, act: impl FnOnce(&CStr) -> Outcome) -> Outcome {
 
 fn raw(error: casemate_sys::Error) -> io::Error {
     error.errno().map_or_else(|| io::Error::other(error.report()), io::Error::from_raw_os_error)
+}
+
+fn raw_errno(errno: rustix::io::Errno) -> io::Error {
+    errno.into()
+}
+
+/// Waiting children, until the kernel refuses one; all are killed before the answer.
+fn processes(count: u32) -> io::Result<()> {
+    let mut born = Vec::new();
+    let mut result = Ok(());
+    for _ in 0..count {
+        match clone3(&CloneOptions::default()) {
+            Ok(Cloned::Child) => loop {
+                std::thread::sleep(Duration::from_secs(60));
+            },
+            Ok(Cloned::Parent(child)) => born.push(child),
+            Err(error) => {
+                result = Err(raw(error));
+                break;
+            }
+        }
+    }
+    for child in born {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    result
 }
 
 fn connect_abstract(name: &str) -> io::Result<()> {

@@ -226,7 +226,8 @@ pub fn own_pid() -> i32 {
 /// The errno constants that callers compare with, so that they need no libc.
 pub mod errno {
     pub use libc::{
-        EACCES, EAFNOSUPPORT, EBUSY, ECONNREFUSED, EINVAL, ENETUNREACH, ENOENT, ENOSYS, EPERM, EROFS, ESRCH,
+        EACCES, EAFNOSUPPORT, EAGAIN, EBUSY, ECONNREFUSED, EINVAL, EMFILE, ENETUNREACH, ENOENT, ENOSYS, EPERM, EROFS,
+        ESRCH,
     };
 }
 
