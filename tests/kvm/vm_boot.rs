@@ -19,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
         trial("prints_and_powers_off_without_interrupts", prints_and_powers_off_without_interrupts),
         trial("triple_fault", || ends(guest::triple_fault, |e| matches!(e, Ending::TripleFault))),
         trial("reset", || ends(guest::reset, |e| matches!(e, Ending::Reset(_)))),
+        trial("the_reset_vector_resets", || ends(reset_vector, |e| matches!(e, Ending::Reset(_)))),
         trial("guest_panic", || ends(guest::panic, |e| matches!(e, Ending::Panic(_)))),
         trial("halt_without_interrupts", halt_without_interrupts),
         trial("unknown_ports_and_addresses_read_ones", unknown_ports_and_addresses_read_ones),
@@ -83,6 +84,21 @@ fn ends(code: fn(&mut CodeAssembler) -> guest::Asm, expected: fn(&Ending) -> boo
 
 fn check(ok: bool, what: impl std::fmt::Display) -> Result<(), Failed> {
     if ok { Ok(()) } else { Err(what.to_string().into()) }
+}
+
+/// The vector's instructions mean the same in 16 and 32 bits but for `mov dx`: prefix it as a 16-bit caller would.
+fn reset_vector(a: &mut CodeAssembler) -> guest::Asm {
+    // Copy the nine bytes, with an operand-size prefix before `mov dx, imm16`, and run them.
+    a.cld()?;
+    a.mov(esi, layout::RESET_VECTOR as u32)?;
+    a.mov(edi, guest::DATA_ADDR)?;
+    a.movsw()?;
+    a.mov(al, 0x66)?;
+    a.stosb()?;
+    a.mov(ecx, 7)?;
+    a.rep().movsb()?;
+    a.mov(eax, guest::DATA_ADDR)?;
+    a.jmp(eax)
 }
 
 fn hello() -> Vec<u8> {

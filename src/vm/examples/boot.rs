@@ -1,8 +1,9 @@
 //! Boots a kernel with its serial console on stdout, without any jail: for looking at the `vm` room alone.
 //!
-//! `boot KERNEL [--initrd FILE] [--cpus N] [--memory MIB] [--command-line TEXT] [--no-interrupts]`
+//! `boot KERNEL [--initrd FILE] [--cpus N] [--memory MIB] [--command-line TEXT] [--no-interrupts] [--trace]`
 //! Prints the time of each stage and the ending on stderr.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -25,7 +26,11 @@ impl vm_superio::Trigger for Line {
     }
 }
 
-struct Com1(Mutex<Serial<Line, NoEvents, std::io::Stdout>>);
+struct Com1 {
+    uart: Mutex<Serial<Line, NoEvents, std::io::Stdout>>,
+    /// With `--trace`: each access that nobody serves is shown once.
+    strangers: Option<Mutex<BTreeSet<(&'static str, u64)>>>,
+}
 
 impl Com1 {
     fn offset(port: u16) -> Option<u8> {
@@ -33,20 +38,34 @@ impl Com1 {
     }
 }
 
+impl Com1 {
+    fn stranger(&self, kind: &'static str, address: u64) {
+        if let Some(seen) = &self.strangers
+            && seen.lock().unwrap().insert((kind, address))
+        {
+            eprintln!("[{kind} {address:#x}]");
+        }
+    }
+}
+
 impl ExitHandler for Com1 {
     fn pio_read(&self, port: u16, data: &mut [u8]) {
-        if let (Some(offset), Some(byte)) = (Self::offset(port), data.first_mut()) {
-            *byte = self.0.lock().unwrap().read(offset);
+        match (Self::offset(port), data.first_mut()) {
+            (Some(offset), Some(byte)) => *byte = self.uart.lock().unwrap().read(offset),
+            _ => self.stranger("in", port.into()),
         }
     }
     fn pio_write(&self, port: u16, data: &[u8]) {
-        if let Some(offset) = Self::offset(port) {
-            let mut serial = self.0.lock().unwrap();
-            data.iter().for_each(|byte| drop(serial.write(offset, *byte)));
-        }
+        let Some(offset) = Self::offset(port) else { return self.stranger("out", port.into()) };
+        let mut uart = self.uart.lock().unwrap();
+        data.iter().for_each(|byte| drop(uart.write(offset, *byte)));
     }
-    fn mmio_read(&self, _: u64, _: &mut [u8]) {}
-    fn mmio_write(&self, _: u64, _: &[u8]) {}
+    fn mmio_read(&self, addr: u64, _: &mut [u8]) {
+        self.stranger("load", addr);
+    }
+    fn mmio_write(&self, addr: u64, _: &[u8]) {
+        self.stranger("store", addr);
+    }
 }
 
 struct Options {
@@ -54,6 +73,7 @@ struct Options {
     initrd: Option<String>,
     command_line: String,
     config: VmConfig,
+    trace: bool,
 }
 
 fn options() -> Result<Options, AnyError> {
@@ -64,6 +84,7 @@ fn options() -> Result<Options, AnyError> {
         initrd: None,
         command_line: "console=ttyS0 reboot=t panic=-1".into(),
         config,
+        trace: false,
     };
     while let Some(flag) = args.next() {
         let mut value = || args.next().ok_or(format!("{flag} needs a value"));
@@ -72,6 +93,7 @@ fn options() -> Result<Options, AnyError> {
             "--cpus" => options.config.vcpus = value()?.parse()?,
             "--memory" => options.config.memory = value()?.parse::<u64>()? << 20,
             "--command-line" => options.command_line = value()?,
+            "--trace" => options.trace = true,
             "--no-interrupts" => options.config.irq = IrqMode::None,
             other => return Err(format!("unknown option {other}").into()),
         }
@@ -89,15 +111,12 @@ fn main() -> Result<(), AnyError> {
     let mut vm = Vm::new(kvm, options.config)?;
     stage("vm");
     let line = (options.config.irq == IrqMode::Split).then(|| vm.interrupt(layout::COM1_GSI)).transpose()?;
-    let com1 = Com1(Mutex::new(Serial::new(Line(line), std::io::stdout())));
+    let uart = Mutex::new(Serial::new(Line(line), std::io::stdout()));
+    let com1 = Com1 { uart, strangers: options.trace.then(Mutex::default) };
     let mut kernel = File::open(&options.kernel)?;
     let mut initrd = options.initrd.as_ref().map(File::open).transpose()?;
-    let mut image = Image {
-        kernel: &mut kernel,
-        initrd: initrd.as_mut(),
-        initrd_tail: &[],
-        command_line: &options.command_line,
-    };
+    let mut image =
+        Image { kernel: &mut kernel, initrd: initrd.as_mut(), initrd_tail: &[], command_line: &options.command_line };
     let platform = Platform { virtio: Vec::new(), serial: true, pvpanic: true };
     let protocol = vm.boot(&mut image, &platform)?;
     stage(&format!("loaded ({protocol:?})"));

@@ -61,7 +61,7 @@ pub struct Platform {
 /// Writes all tables. Returns the address of the RSDP.
 pub(crate) fn write_tables(memory: &Memory, platform: &Platform, vcpus: u8) -> Result<u64, BootError> {
     let blob = build(platform, vcpus);
-    if blob.len() as u64 > layout::ACPI_END - layout::ACPI {
+    if blob.len() as u64 > layout::RESET_VECTOR - layout::ACPI {
         return Err(BootError::Table("ACPI tables"));
     }
     memory.write_slice(&blob, GuestAddress(layout::ACPI)).map_err(|_| BootError::Table("ACPI tables"))?;
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn every_table_is_reachable_and_sums_to_zero() {
         let blob = build(&full(), 254);
-        assert!((blob.len() as u64) < layout::ACPI_END - layout::ACPI);
+        assert!((blob.len() as u64) < layout::RESET_VECTOR - layout::ACPI);
         assert_eq!(&blob[..8], b"RSD PTR ");
         assert_eq!((sum(&blob[..20]), sum(&blob[..36])), (0, 0));
         let xsdt = table(&blob, word(&blob, 24));

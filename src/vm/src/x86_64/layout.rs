@@ -4,7 +4,7 @@
 //! 0x0000_0500 GDT            0x0000_9000 PML4, PDPT, 4 x PD (identity map of 4 GiB)
 //! 0x0000_6000 PVH start info 0x0002_0000 command line
 //! 0x0000_7000 zero page      0x0009_fc00 end of conventional memory
-//! 0x0000_8ff0 boot stack     0x000e_0000 RSDP and ACPI tables (128 KiB, reserved in e820)
+//! 0x0000_8ff0 boot stack     0x000e_0000 RSDP and ACPI tables (128 KiB, reserved in e820), reset vector at its end
 //! 0x0010_0000 kernel ... initrd as high as allowed ... end of low RAM (at most 3.25 GiB)
 //! 0xd000_0000 virtio-mmio windows    0xfec0_0000 IOAPIC    0xfee0_0000 local APICs
 //! 0x1_0000_0000 the rest of RAM
@@ -30,6 +30,8 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 pub const ACPI: u64 = 0xe_0000;
 /// End of the ACPI area.
 pub const ACPI_END: u64 = 0x10_0000;
+/// Where a PC's firmware starts in real mode (f000:fff0): a few instructions that reset, inside the ACPI area.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Kernels are loaded from here upward.
 pub const HIGH_RAM: u64 = 0x10_0000;
 

@@ -18,6 +18,8 @@ pub(crate) fn read(port: u16, data: &mut [u8]) -> bool {
         PVPANIC_PORT => PANICKED | CRASH_LOADED,
         // No wake status, no sleep in progress, no reset in progress.
         SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT | RESET_PORT | PC_RESET_PORT => 0,
+        // Nothing to read, ready for a command: a guest that resets through it does not wait in vain.
+        I8042_COMMAND_PORT => 0,
         _ => return false,
     };
     data.fill(value);
@@ -65,6 +67,7 @@ mod tests {
         let mut data = [0xffu8; 4];
         assert!(read(PVPANIC_PORT, &mut data));
         assert_eq!(data, [3; 4]);
-        assert!(!read(0x64, &mut data));
+        assert!(read(0x64, &mut data) && data == [0; 4]);
+        assert!(!read(0x60, &mut data));
     }
 }

@@ -79,6 +79,7 @@ pub(crate) fn load(memory: &Memory, image: &mut Image<'_>, platform: &Platform, 
     let initrd = initrd::load(memory, image.initrd.as_deref_mut(), image.initrd_tail, loaded.end, highest)?;
     write_command_line(memory, image.command_line)?;
     let rsdp = acpi::write_tables(memory, platform, vcpus)?;
+    write_reset_vector(memory)?;
     match loaded.entry.protocol {
         Protocol::Pvh => pvh::write_start_info(memory, rsdp, initrd)?,
         Protocol::BzImage | Protocol::Elf64 => linux::write_zero_page(memory, loaded.header, rsdp, initrd)?,
@@ -118,6 +119,15 @@ fn write_command_line(memory: &Memory, text: &str) -> Result<(), BootError> {
     bytes.extend_from_slice(text.as_bytes());
     bytes.push(0);
     memory.write_slice(&bytes, GuestAddress(layout::COMMAND_LINE)).map_err(|_| BootError::Table("kernel command line"))
+}
+
+/// A Linux guest with EFI support on hardware-reduced ACPI reboots through the firmware's real-mode entry unless its
+/// command line says otherwise. There is no firmware: these instructions write the reset register instead.
+fn write_reset_vector(memory: &Memory) -> Result<(), BootError> {
+    let [low, high] = layout::RESET_PORT.to_le_bytes();
+    // mov al, RESET_VALUE; mov dx, RESET_PORT; out dx, al; 1: hlt; jmp 1b
+    let code = [0xb0, layout::RESET_VALUE, 0xba, low, high, 0xee, 0xf4, 0xeb, 0xfd];
+    memory.write_slice(&code, GuestAddress(layout::RESET_VECTOR)).map_err(|_| BootError::Table("reset vector"))
 }
 
 /// One range of the guest's memory map.
