@@ -31,7 +31,7 @@ pub const ALL: [Namespace; 6] =
 
 type Case = fn() -> Result<(), String>;
 
-const CASES: [(&str, Case); 12] = [
+const CASES: [(&str, Case); 13] = [
     ("each_layer_alone_denies_its_controls_and_leaves_the_own_disk", confine_probe::controls_alone),
     ("the_probe_gets_nowhere_in_a_full_jail_but_to_its_own_disk", confine_probe::in_full_jail),
     ("the_whole_sequence_holds_seen_from_outside", whole_sequence),
@@ -42,6 +42,7 @@ const CASES: [(&str, Case); 12] = [
     ("the_empty_root_is_empty_and_the_host_keeps_its_mounts", mounts_alone),
     ("a_cgroup_is_made_joined_killed_and_removed", cgroup_alone),
     ("a_cgroup_mount_behind_a_symlink_works_and_a_second_sandbox_of_a_name_does_not", cgroup_paths),
+    ("a_child_is_born_in_a_v2_cgroup", born_in_v2),
     ("exec_places_descriptors_and_closes_the_rest", exec_descriptors),
     ("a_process_with_threads_is_not_cloned", clone_with_threads),
 ];
@@ -453,6 +454,33 @@ fn cgroup_paths() -> Result<(), String> {
     made.remove(Duration::from_secs(5)).map_err(show)?;
     ensure(again.is_err(), || "a directory that existed was taken over".into())?;
     ensure(there, || "the refused second one removed the first one's directory".into())
+}
+
+/// CLONE_INTO_CGROUP and cgroup.kill, on whatever v2 hierarchy there is; controllers do not matter here.
+fn born_in_v2() -> Result<(), String> {
+    let Some(v2) = facts::cgroup::layout().map_err(show)?.v2 else {
+        eprintln!("skipped: no cgroup v2 is mounted");
+        return Ok(());
+    };
+    let name = format!("casemate-tests-{}", process::own_pid());
+    let path = v2.mount.join(&name);
+    std::fs::create_dir(&path).map_err(show)?;
+    let dir = casemate_sys::path::open_dir(&path).map_err(show)?;
+    let proc = Proc::host().map_err(show)?;
+    let options = CloneOptions { cgroup: Some(dir.as_fd()), ..CloneOptions::default() };
+    let born = match process::clone3(&options).map_err(show)? {
+        Cloned::Child => {
+            std::thread::sleep(Duration::from_secs(60));
+            process::exit_now(9)
+        }
+        Cloned::Parent(born) => born,
+    };
+    let text = proc.read(&format!("{}/cgroup", born.pid())).map_err(show)?;
+    cgroup::kill(std::slice::from_ref(&path)).map_err(show)?;
+    let exit = born.wait().map_err(show)?;
+    cgroup::remove(&[path], Duration::from_secs(5)).map_err(show)?;
+    ensure(text.lines().any(|line| line == format!("0::/{name}")), || text)?;
+    ensure(exit == Exit::Signaled(9), || format!("the child: {exit}"))
 }
 
 fn exec_descriptors() -> Result<(), String> {
