@@ -55,10 +55,11 @@ pub fn foreground(
         match next(&mut launch, signals, None)? {
             Came::Event(Event::Guest(GuestNews::Ready)) => break,
             Came::Event(Event::Guest(GuestNews::Failed { detail })) => {
-                let report = end(&mut launch, signals);
-                finish(launch);
+                let last = end(&mut launch, signals);
+                launch.abort();
                 let told = Failure::new(format!("{}: the guest could not start", record.name));
-                return Err(with_console(not_run(told, &detail), &dir, report.as_ref()));
+                let report = if let Last::Report(report) = &last { Some(report) } else { None };
+                return Err(with_console(not_run(told, &detail), &dir, report));
             }
             Came::Event(Event::Exited(report)) => {
                 finish(launch);
@@ -109,37 +110,48 @@ fn conclude(mut launch: Launch, signals: &Signals, dir: &SandboxDir, outcome: Ou
         }
         End::Closed => None,
     };
-    let report = match outcome.report {
-        Some(report) => Some(report),
+    let last = match outcome.report {
+        Some(report) => Last::Report(report),
         None => end(&mut launch, signals),
     };
-    match report {
-        Some(report) => {
+    let signal = match last {
+        Last::Report(report) => {
             finish(launch);
-            ended(dir, &report, status)
+            return ended(dir, &report, status);
         }
-        None => {
-            launch.abort();
-            match status {
-                Some(status) => Ok(status.code()),
-                None => Err(Failure::new(format!(
-                    "{}: the session broke off and the sandbox did not end; killed",
-                    dir.name
-                ))),
-            }
+        Last::Signal(signal) => Some(signal),
+        Last::Silence => None,
+    };
+    let gone = launch.abort();
+    match (status, signal) {
+        (Some(status), _) => Ok(status.code()),
+        (None, Some(signal)) if gone => Ok(signal_code(signal)),
+        _ => {
+            let mut told =
+                Failure::new(format!("{}: the session broke off and the sandbox did not end by itself", dir.name));
+            told.causes.extend(outcome.failed.iter().map(|d| sanitize::line(d, 400)));
+            Err(told.remedy(format!("`casemate logs --console {}` shows what its kernel said", dir.name)))
         }
     }
 }
 
+/// What the waiting for the warden's last word brought.
+enum Last {
+    Report(ExitReport),
+    Signal(i32),
+    Silence,
+}
+
 /// Waits for the warden's last word; a signal, or time, ends the waiting.
-fn end(launch: &mut Launch, signals: &Signals) -> Option<ExitReport> {
+fn end(launch: &mut Launch, signals: &Signals) -> Last {
     let deadline = Instant::now() + POWER_OFF;
     loop {
-        let left = deadline.checked_duration_since(Instant::now())?;
+        let left = deadline.saturating_duration_since(Instant::now());
         match next(launch, signals, Some(left)) {
-            Ok(Came::Event(Event::Exited(report))) => return Some(report),
+            Ok(Came::Event(Event::Exited(report))) => return Last::Report(report),
             Ok(Came::Event(_)) => {}
-            Ok(Came::Signal(_) | Came::Nothing) | Err(_) => return None,
+            Ok(Came::Signal(signal)) => return Last::Signal(signal),
+            Ok(Came::Nothing) | Err(_) => return Last::Silence,
         }
     }
 }
