@@ -50,6 +50,19 @@ struct Run {
 }
 
 impl Run {
+    /// Until the payload speaks. Its label is its own only then: spawn returns when exec lets go of the parent's memory,
+    /// a moment before the new credentials are in force.
+    fn until_waiting(&mut self) -> Result<()> {
+        let mut line = String::new();
+        while self.answers.read_line(&mut line)? != 0 {
+            if line.starts_with("waiting") {
+                return Ok(());
+            }
+            line.clear();
+        }
+        Err("the payload ended before it waited".into())
+    }
+
     fn answers(mut self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         let mut line = String::new();
@@ -158,9 +171,9 @@ fn separation(t: &mut Tally, b: &Bench, dir: &Path, a: CategoryPair, c: Category
 fn transition(t: &mut Tally, b: &Bench, dir: &Path, a: CategoryPair) -> Result<()> {
     let mine = open(&dir.join("a.raw"))?;
     let runner = b.profile.runner_label(&b.own, a);
-    let run = b.start(Some(&runner), &mine, &mine, &["wait"])?;
+    let mut run = b.start(Some(&runner), &mine, &mine, &["wait"])?;
+    run.until_waiting()?;
     let found = b.proc.label_of(run.child.id())?;
-    // the payload execs a moment after spawn returned; spawn waits for the exec itself
     t.equal("the runner's label seen from outside", found, runner.clone());
     t.check(
         "nobody else is in reach of the pair",
@@ -280,7 +293,8 @@ fn no_new_privs(t: &mut Tally, b: &Bench, dir: &Path) -> Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     let null = open(Path::new("/dev/null"))?;
     let runner = b.profile.runner_label(&b.own, CategoryPair::try_from((1, 2))?);
-    let run = b.start(Some(&runner), &null, &null, &["wait"])?;
+    let mut run = b.start(Some(&runner), &null, &null, &["wait"])?;
+    run.until_waiting()?;
     t.equal("the transition holds under no_new_privs", b.proc.label_of(run.child.id())?, runner);
     let Run { mut child, answers } = run;
     drop((answers, dir));
