@@ -42,13 +42,10 @@ impl Context {
         self.print(&(text + "\n"))
     }
 
-    /// A table without lines, or one header and rows that a narrow terminal wraps.
+    /// A table without lines. Its rows are never wrapped: columns stay columns.
     pub fn table(&self, head: &[&str]) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if !std::io::stdout().is_terminal() {
-            table.set_content_arrangement(ContentArrangement::Disabled);
-        }
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         if colour(&std::io::stdout()) {
             table.enforce_styling();
         } else {
@@ -116,6 +113,11 @@ pub fn paint(text: &str, tone: Tone) -> String {
         Tone::Dim => "2",
     };
     format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+/// Columns of the terminal that stdout is; `None` for a file or a terminal that does not know.
+pub fn width() -> Option<usize> {
+    casemate_client::terminal::size(std::io::stdout()).map(|size| usize::from(size.cols))
 }
 
 /// A line on stderr for the person at the terminal. Nobody there is nobody to tell.

@@ -17,7 +17,7 @@ pub mod copy;
 pub mod dirs;
 pub mod error;
 pub mod jailer;
-mod label;
+pub mod label;
 pub mod outbox;
 pub mod pump;
 pub mod ring;

@@ -70,15 +70,15 @@ pub fn null_device() -> Result<[OwnedFd; 2], StepFailed> {
 
 /// Takes the child's steps. Ends in the runner, or in a report and an exit.
 pub fn run(plan: &Plan, bound: Bound, start: &mut Start) -> ! {
-    let warden = bound.table.get(1).and_then(|fd| fd.try_clone().ok()).map(Channel::new);
     // The warden's end is the parent's; held here it would hide the parent's death from the runner.
     start.runner = None;
     start.control = None;
-    let failed = match steps(plan, &bound, start) {
+    let (failed, table) = match steps(plan, &bound, start) {
         Ok(last) => exec(last, bound),
-        Err(failed) => failed,
+        Err(failed) => (failed, bound.table),
     };
     let message = FromRunner::Failed { step: failed.step, error: failed.error };
+    let warden = table.into_iter().nth(1).map(Channel::new);
     let told = warden.is_some_and(|channel| channel.send(&message).is_ok());
     exit_now(if told { 1 } else { 2 })
 }
@@ -133,8 +133,14 @@ fn arrange_stdio(step: &Step, bound: &Bound) -> Result<(), StepFailed> {
     signal::reset_for_exec().map_err(|e| StepFailed::at(step, e))
 }
 
-fn exec(step: &Step, bound: Bound) -> StepFailed {
+/// Returns only on failure: why, and the table at its new numbers, all else closed.
+fn exec(step: &Step, bound: Bound) -> (StepFailed, Vec<OwnedFd>) {
+    let Bound { table, program, null, .. } = bound;
+    // 0 to 2 are copies of them; the exec closes these numbers, so nothing may own them then.
+    let [read, write] = null;
+    fds::leak(read);
+    fds::leak(write);
     let argv = vec![CString::from(c"casemate-runner")];
-    let image = Image { program: bound.program, argv, env: Vec::new(), fds: bound.table };
-    StepFailed::at(step, replace_process(image).error)
+    let failed = replace_process(Image { program, argv, env: Vec::new(), fds: table });
+    (StepFailed::at(step, failed.error), failed.fds)
 }

@@ -37,7 +37,6 @@ pub struct Start {
     pub label: Option<Context>,
     /// Descriptors for the runner, by name.
     pub fds: BTreeMap<String, OwnedFd>,
-    paths: BTreeMap<String, String>,
     pub labels: Vec<ObjectLabel>,
     pub warnings: Vec<String>,
     pub cgroup: Option<Cgroup>,
@@ -73,7 +72,6 @@ impl Start {
             pair: None,
             label: None,
             fds: BTreeMap::new(),
-            paths: BTreeMap::new(),
             labels: Vec::new(),
             warnings: Vec::new(),
             cgroup: None,
@@ -149,7 +147,15 @@ impl Start {
         let is = path::identity(&fd).map_err(|e| StepFailed::at(step, e))?;
         check_object(&is, kind, access).map_err(|why| StepFailed::at_because(step, format!("{path} {why}")))?;
         self.fds.insert(name.into(), fd);
-        self.paths.insert(name.into(), path.into());
+        if kind != FdKind::CharDevice {
+            self.labels.push(ObjectLabel {
+                fd: name.into(),
+                path: path.into(),
+                before: None,
+                during: None,
+                after: None,
+            });
+        }
         Ok(())
     }
 
@@ -167,7 +173,9 @@ impl Start {
     fn relabel(&mut self, step: &Step, name: &str, class: ImageClass) -> Result<(), StepFailed> {
         let fd = self.clone_fd(step, name)?;
         let pair = self.pair.ok_or_else(|| StepFailed::at_because(step, "no pair is leased"))?;
-        let path = self.paths.get(name).cloned().unwrap_or_default();
+        let object = self.labels.iter_mut().find(|object| object.fd == name);
+        let object = object.ok_or_else(|| StepFailed::at_because(step, format!("'{name}' is not open")))?;
+        let path = object.path.clone();
         let class = match class {
             ImageClass::Exclusive => LabelClass::Exclusive,
             ImageClass::Shared => LabelClass::SharedWritable,
@@ -176,7 +184,7 @@ impl Start {
         let mut transaction = Transaction::new(&self.relabeler, &mut self.journal, pair);
         let held = transaction.label(fd.as_fd(), Path::new(&path), class).map_err(|e| StepFailed::at(step, e))?;
         transaction.commit();
-        self.labels.push(object_label(name, &held));
+        *object = object_label(name, &held);
         if let Outcome::NoSeparation(why) = &held.outcome {
             self.warnings.push(format!("no separation by label on {path}: {why}"));
         }

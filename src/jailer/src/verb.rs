@@ -21,10 +21,10 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   repair [--dry-run]   take back what dead sandboxes left, print what was done as JSON
   rm NAME        remove an ended sandbox's record and logs
   selftest       positive and negative control of each layer in a real jail, as JSON
-  attack [A B]   what code in A's confinement can do to B, layer by layer, as JSON
+  attack A B     what code in A's confinement can do to B, layer by layer, as JSON
   policy install|check|status   Casemate's SELinux module
 
-options: --run-dir DIR, --state-dir DIR, --help, --version
+options: --run-dir DIR, --state-dir DIR, --help, --version; selftest and attack: --part whole|selinux|others
 ";
 
 enum Verb {
@@ -33,8 +33,8 @@ enum Verb {
     Facts,
     Repair { dry_run: bool },
     Remove(SandboxId),
-    Selftest,
-    Attack(Option<(SandboxId, SandboxId)>),
+    Selftest(trial::Part),
+    Attack(Option<(SandboxId, SandboxId)>, trial::Part),
     Policy(policy::Verb),
     Help,
     Version,
@@ -78,8 +78,8 @@ fn act(call: Call) -> Result<(), StepFailed> {
         Verb::Facts => json(&facts::gather()?),
         Verb::Repair { dry_run } => json(&repair::repair(&config, dry_run)?),
         Verb::Remove(name) => repair::remove(&config, &name),
-        Verb::Selftest => json(&trial::selftest(&config)?),
-        Verb::Attack(pair) => json(&trial::attack(&config, pair)?),
+        Verb::Selftest(part) => json(&trial::selftest(&config, part)?),
+        Verb::Attack(pair, part) => json(&trial::attack(&config, pair, part)?),
         Verb::Policy(verb) => json(&policy::act(verb)?),
         Verb::Help | Verb::Version => Ok(()),
     }
@@ -110,13 +110,14 @@ fn print(text: &str) -> Result<(), StepFailed> {
 
 fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let mut parser = Parser::from_args(args);
-    let (mut run_dir, mut state_dir, mut dry_run) = (None, None, false);
+    let (mut run_dir, mut state_dir, mut dry_run, mut part) = (None, None, false, trial::Part::Whole);
     let mut words: Vec<String> = Vec::new();
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("run-dir") => run_dir = Some(absolute(parser.value()?)?),
             Arg::Long("state-dir") => state_dir = Some(absolute(parser.value()?)?),
             Arg::Long("dry-run") => dry_run = true,
+            Arg::Long("part") => part = layers(&parser.value()?.string()?)?,
             Arg::Long("json") => {}
             Arg::Long("help") | Arg::Short('h') => words = vec!["help".into()],
             Arg::Long("version") | Arg::Short('V') => words = vec!["version".into()],
@@ -131,9 +132,9 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["facts"] => Verb::Facts,
         ["repair"] => Verb::Repair { dry_run },
         ["rm", name] => Verb::Remove(id(name)?),
-        ["selftest"] => Verb::Selftest,
-        ["attack"] => Verb::Attack(None),
-        ["attack", a, b] => Verb::Attack(Some((id(a)?, id(b)?))),
+        ["selftest"] => Verb::Selftest(part),
+        ["attack"] => Verb::Attack(None, part),
+        ["attack", a, b] => Verb::Attack(Some((id(a)?, id(b)?)), part),
         ["policy", "install"] => Verb::Policy(policy::Verb::Install),
         ["policy", "check"] => Verb::Policy(policy::Verb::Check),
         ["policy", "status"] => Verb::Policy(policy::Verb::Status),
@@ -151,6 +152,15 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
 fn absolute(value: OsString) -> Result<PathBuf, lexopt::Error> {
     let path = PathBuf::from(value);
     if path.is_absolute() { Ok(path) } else { Err(format!("{} is not an absolute path", path.display()).into()) }
+}
+
+fn layers(text: &str) -> Result<trial::Part, lexopt::Error> {
+    match text {
+        "whole" => Ok(trial::Part::Whole),
+        "selinux" => Ok(trial::Part::Selinux),
+        "others" => Ok(trial::Part::Others),
+        other => Err(format!("--part {other}: use whole, selinux or others").into()),
+    }
 }
 
 fn id(text: &str) -> Result<SandboxId, lexopt::Error> {

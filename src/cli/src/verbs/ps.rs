@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::PsArgs;
 use crate::failure::Result;
-use crate::output::{Context, Tone, cell, seconds_since, size, span, table_text};
+use crate::output::{Context, Tone, cell, seconds_since, size, span, table_text, width};
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -34,21 +34,18 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
         let names: String = shown.iter().map(|e| format!("{}\n", e.record.name)).collect();
         return context.print(&names);
     }
-    let head = ["NAME", "STATUS", "POSTURE", "CATEGORIES", "UID", "CPUS", "MEMORY", "CREATED", "COMMAND"];
-    let mut table = context.table(&head);
-    for entry in shown {
-        let record = &entry.record;
-        table.add_row(vec![
-            cell(&record.name, Tone::Head),
-            cell(status_text(entry), status_tone(entry.status)),
-            cell(record.posture, posture_tone(record.posture)),
-            cell(record.categories.as_deref().unwrap_or("-"), Tone::Plain),
-            cell(record.uid, Tone::Plain),
-            cell(record.cpus, Tone::Plain),
-            cell(size(record.memory), Tone::Plain),
-            cell(format!("{} ago", span(seconds_since(record.created))), Tone::Plain),
-            cell(command(record, if args.no_trunc { usize::MAX } else { 40 }), Tone::Dim),
-        ]);
+    let rows: Vec<(&Entry, [String; 8])> = shown.iter().map(|entry| (*entry, cells(entry))).collect();
+    let most = if args.no_trunc { usize::MAX } else { room(&rows) };
+    let mut table = context.table(&HEAD);
+    for (entry, [name, status, posture, rest @ ..]) in &rows {
+        let mut row = vec![
+            cell(name, Tone::Head),
+            cell(status, status_tone(entry.status)),
+            cell(posture, posture_tone(entry.record.posture)),
+        ];
+        row.extend(rest.iter().map(|text| cell(text, Tone::Plain)));
+        row.push(cell(command(&entry.record, most), Tone::Dim));
+        table.add_row(row);
     }
     let mut text = table_text(&table);
     for Damaged { name, problem } in &listing.damaged {
@@ -58,6 +55,31 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
         text.push_str("lost: its warden died without cleaning up; `casemate repair` does\n");
     }
     context.print(&text)
+}
+
+const HEAD: [&str; 9] = ["NAME", "STATUS", "POSTURE", "CATEGORIES", "UID", "CPUS", "MEMORY", "CREATED", "COMMAND"];
+
+fn cells(entry: &Entry) -> [String; 8] {
+    let record = &entry.record;
+    [
+        record.name.clone(),
+        status_text(entry),
+        record.posture.to_string(),
+        record.categories.clone().unwrap_or_else(|| "-".into()),
+        record.uid.to_string(),
+        record.cpus.to_string(),
+        size(record.memory),
+        format!("{} ago", span(seconds_since(record.created))),
+    ]
+}
+
+/// What the other columns leave for the command.
+fn room(rows: &[(&Entry, [String; 8])]) -> usize {
+    let Some(width) = width() else { return 60 };
+    let widest = |at: usize| rows.iter().map(|(_, cells)| cells[at].chars().count()).chain([HEAD[at].len()]).max();
+    let others: usize = (0..8).filter_map(widest).map(|cell| cell + 2).sum();
+    // One for the ellipsis, and never nothing.
+    width.saturating_sub(others + 3).max(12)
 }
 
 pub fn status_text(entry: &Entry) -> String {
