@@ -18,7 +18,7 @@ pub fn resolve(mut spec: SpecFile, context: &Context) -> Result<SpecFile> {
         return Ok(spec);
     }
     let store = open(context)?;
-    let kernel = kernel(&store, spec.kernel.as_deref())?;
+    let (kernel, boots) = kernel(&store, spec.kernel.as_deref())?;
     if let Some(root) = spec.root.take() {
         spec.root = Some(self::root(&store, root, context)?);
     }
@@ -28,7 +28,7 @@ pub fn resolve(mut spec: SpecFile, context: &Context) -> Result<SpecFile> {
         let agent = dirs::program("casemate-agent")?;
         spec.initrd = Some(text(&store.initramfs(&kernel, &agent, &types)?.path)?);
     }
-    spec.kernel = Some(text(&kernel.boot_image())?);
+    spec.kernel = Some(text(&boots)?);
     Ok(spec)
 }
 
@@ -52,22 +52,27 @@ pub fn open(context: &Context) -> Result<Store> {
     Store::open(context.dirs.state.clone()).map_err(failed)
 }
 
-/// By name from the store; a path is a kernel with its drivers built in.
-fn kernel(store: &Store, asked: Option<&str>) -> Result<Kernel> {
+/// The kernel and the file that boots. By name from the store; a path is a kernel with its drivers built in.
+fn kernel(store: &Store, asked: Option<&str>) -> Result<(Kernel, PathBuf)> {
     let Some(path) = asked.filter(|k| k.starts_with('/')).map(PathBuf::from) else {
-        return Ok(store.kernel(asked)?);
+        let kernel = store.kernel(asked)?;
+        let boots = kernel.boot_image();
+        return Ok((kernel, boots));
     };
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
-        return Err(Failure::new(format!("--kernel {}: this is no file", path.display())));
-    };
-    std::fs::File::open(&path).map_err(|e| Failure::io(format!("--kernel {}", path.display()), e))?;
+    let failed = |e| Failure::io(format!("--kernel {}", path.display()), e).remedy("give a bzImage or an ELF vmlinux");
+    if !std::fs::metadata(&path).map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::other("this is no file")));
+    }
+    let directory = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    // A file of the store keeps its modules.
     if directory.parent() == Some(store.root().join("kernels").as_path())
         && let Some(stored) = directory.file_name().and_then(|n| n.to_str())
         && let Ok(kernel) = store.kernel(Some(stored))
     {
-        return Ok(kernel);
+        return Ok((kernel, path));
     }
-    Ok(Kernel { directory: directory.to_owned(), manifest: unknown(name) })
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok((Kernel { directory, manifest: unknown(&name) }, path))
 }
 
 /// A file that is not in the store: nothing is known of it, and it is booted as it is.

@@ -131,7 +131,7 @@ fn layers(out: &mut String, record: &SandboxRecord, now: bool) {
             (false, true) => paint("holds", Tone::Good),
             (false, false) => paint("BROKEN", Tone::Bad),
         };
-        let _ = writeln!(out, "  {:<13} {state}: {}", layer.to_string(), allows(layer, record));
+        let _ = writeln!(out, "  {:<13} {state}; allows {}", layer.to_string(), allows(layer, record));
         findings::lines(&findings).iter().for_each(|line| finding(out, line));
     }
     let named: Vec<String> = LAYERS.iter().map(ToString::to_string).collect();
@@ -163,18 +163,20 @@ fn allows(layer: Layer, record: &SandboxRecord) -> String {
             (Some(_), Some(pair)) => {
                 format!("KVM and the inherited files; writes only to images of the pair {pair}, reads shared content")
             }
-            _ => "the host has no SELinux: nothing is denied by label".into(),
+            _ => "everything: the host has no SELinux".into(),
         },
-        Layer::Landlock if record.landlock_abi == 0 => "the kernel has no Landlock: nothing is denied".into(),
+        Layer::Landlock if record.landlock_abi == 0 => "everything: the kernel has no Landlock".into(),
         Layer::Landlock => format!("no path at all{}", landlock_scope(record.landlock_abi)),
         Layer::Seccomp => "the system calls of the thread's list, with the arguments listed; any other kills".into(),
-        Layer::Capabilities => "none: all five sets are empty and locked".into(),
-        Layer::Namespaces => "no host process, network, mount, IPC object or host name to be seen".into(),
+        Layer::Capabilities => "no privileged operation: all five sets are empty and locked".into(),
+        Layer::Namespaces => {
+            "the sight of its own processes only: no network, mount, IPC object or name of the host's".into()
+        }
         Layer::Mounts => "an empty, read-only root".into(),
         Layer::Uid => format!("what uid {} may, which owns nothing and is nobody else's", record.uid),
         Layer::Cgroup => match record.cgroups.first() {
             Some(path) => format!("the memory, tasks and CPU of {}", sanitize::line(path, 200)),
-            None => "no cgroup: resources are not bounded".into(),
+            None => "any amount of resources: there is no cgroup".into(),
         },
         Layer::Rlimits => "no core dump, no locked memory, few descriptors and tasks".into(),
         Layer::Fds => "the descriptors of the plan, each checked for what it is".into(),
