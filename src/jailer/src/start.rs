@@ -151,6 +151,7 @@ impl Start {
             self.labels.push(ObjectLabel {
                 fd: name.into(),
                 path: path.into(),
+                read_only: access == FdAccess::ReadOnly,
                 before: None,
                 during: None,
                 after: None,
@@ -184,7 +185,7 @@ impl Start {
         let mut transaction = Transaction::new(&self.relabeler, &mut self.journal, pair);
         let held = transaction.label(fd.as_fd(), Path::new(&path), class).map_err(|e| StepFailed::at(step, e))?;
         transaction.commit();
-        *object = object_label(name, &held);
+        note_label(object, &held);
         if let Outcome::NoSeparation(why) = &held.outcome {
             self.warnings.push(format!("no separation by label on {path}: {why}"));
         }
@@ -310,15 +311,10 @@ fn with_label<T>(
     made
 }
 
-fn object_label(name: &str, held: &Held) -> ObjectLabel {
+fn note_label(object: &mut ObjectLabel, held: &Held) {
+    object.before = held.before.as_ref().map(ToString::to_string);
     let separated = !matches!(held.outcome, Outcome::NoSeparation(_));
-    ObjectLabel {
-        fd: name.into(),
-        path: held.path.display().to_string(),
-        before: held.before.as_ref().map(ToString::to_string),
-        during: separated.then(|| held.label.to_string()),
-        after: None,
-    }
+    object.during = separated.then(|| held.label.to_string());
 }
 
 fn listen_stream(path: &Path) -> std::io::Result<OwnedFd> {

@@ -29,6 +29,8 @@ pub struct ProcessName {
 pub struct ObjectLabel {
     pub fd: String,
     pub path: String,
+    /// The runner has it for reading only.
+    pub read_only: bool,
     /// Before the start; `None` on a file system without labels.
     pub before: Option<String>,
     pub during: Option<String>,

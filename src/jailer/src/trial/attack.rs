@@ -9,7 +9,7 @@ use casemate_confine::trial::{Attempt, Outcome};
 use casemate_plan::{HostConfig, Layer};
 use casemate_spec::SandboxId;
 use casemate_sys::path::{self, OFlags};
-use casemate_wire::record::{Phase, SandboxRecord};
+use casemate_wire::record::{ObjectLabel, Phase, SandboxRecord};
 use serde::Serialize;
 
 use super::jail::{EVERY, FIRST_GIVEN, Jail};
@@ -71,8 +71,9 @@ pub fn attack(config: &HostConfig, pair: Option<(SandboxId, SandboxId)>, part: P
     let target = target(&victim, &config.run_dir.join("vms").join(b.as_str()));
     let mut questions: Vec<Question> =
         controls::attack(&target, &ground).into_iter().map(|c| Question::new(c, Kind::Attack)).collect();
-    if own.is_some() {
-        questions.extend(controls::positive(&ground).into_iter().map(|c| Question::new(c, Kind::Control)));
+    if let Some((_, writable)) = &own {
+        let fits = |c: &Control| *writable || !matches!(c.attempt, Attempt::WriteFd { .. });
+        questions.extend(controls::positive(&ground).into_iter().filter(fits).map(|c| Question::new(c, Kind::Control)));
     }
     // A careless helper may pass a foreign descriptor: of all layers only SELinux looks at it.
     let passed = own.is_some() && theirs.is_some() && attacker.label.is_some();
@@ -81,7 +82,7 @@ pub fn attack(config: &HostConfig, pair: Option<(SandboxId, SandboxId)>, part: P
         let attempt = Attempt::ReadFd { number: VICTIMS_DISK };
         questions.push(Question { what, attempt, kind: Kind::Passed });
     }
-    let given: Vec<&OwnedFd> = own.iter().chain(theirs.iter().filter(|_| passed)).collect();
+    let given: Vec<&OwnedFd> = own.iter().chain(theirs.iter().filter(|_| passed)).map(|(fd, _)| fd).collect();
     let columns = columns(&attacker, &questions, &given, part)?;
     let mut table = Table { attacker: a.to_string(), victim: b.to_string(), attacks: Vec::new(), controls: Vec::new() };
     for (at, question) in questions.iter().enumerate() {
@@ -113,10 +114,9 @@ impl Question {
 
 fn target(victim: &SandboxRecord, dir: &Path) -> Target {
     let pid = |process: Option<casemate_wire::record::ProcessName>| process.and_then(|p| i32::try_from(p.pid).ok());
-    let last_disk = victim.labels.iter().rev().find(|o| o.fd.starts_with("disk."));
     Target {
         name: victim.name.clone(),
-        disks: last_disk.map(|o| o.path.clone()).into_iter().collect(),
+        disks: last_disk(victim).map(|o| o.path.clone()).into_iter().collect(),
         runner: pid(victim.runner).unwrap_or(1),
         warden: pid(Some(victim.warden)).unwrap_or(1),
         control: dir.join(CONTROL).display().to_string(),
@@ -191,9 +191,14 @@ fn living(run: &RunDir, name: &SandboxId) -> Result<SandboxRecord, StepFailed> {
     })
 }
 
-/// The last disk of a sandbox, opened as its runner has it; its exclusive one where it has one.
-fn disk(record: &SandboxRecord) -> Result<Option<OwnedFd>, StepFailed> {
-    let Some(object) = record.labels.iter().rev().find(|o| o.fd.starts_with("disk.")) else { return Ok(None) };
-    let fd = path::open_no_symlinks(Path::new(&object.path), OFlags::RDONLY | OFlags::NONBLOCK);
-    fd.map(Some).map_err(|e| StepFailed::stage("open a sandbox's disk", e))
+/// The last disk of a sandbox, opened as its runner has it, and whether for writing too.
+fn disk(record: &SandboxRecord) -> Result<Option<(OwnedFd, bool)>, StepFailed> {
+    let Some(object) = last_disk(record) else { return Ok(None) };
+    let mode = if object.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let fd = path::open_no_symlinks(Path::new(&object.path), mode | OFlags::NONBLOCK);
+    fd.map(|fd| Some((fd, !object.read_only))).map_err(|e| StepFailed::stage("open a sandbox's disk", e))
+}
+
+fn last_disk(record: &SandboxRecord) -> Option<&ObjectLabel> {
+    record.labels.iter().rev().find(|object| object.fd.starts_with("disk."))
 }
