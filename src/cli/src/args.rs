@@ -63,7 +63,7 @@ pub enum Command {
     Doctor,
     /// Test each layer on this host: it denies what it must, and allows what it must.
     Selftest,
-    /// Run code with one sandbox's confinement against another, and tell which layer stopped it.
+    /// Run code with one running sandbox's confinement against another, and tell which layer stops it.
     Attack(AttackArgs),
     /// Take back what dead sandboxes left on this host.
     Repair(RepairArgs),
@@ -186,9 +186,12 @@ pub struct RmArgs {
 
 #[derive(Debug, Args)]
 pub struct AttackArgs {
-    /// The attacker's and the victim's sandbox; made for the purpose when left out.
-    #[arg(num_args = 2, value_names = ["A", "B"])]
-    pub pair: Vec<String>,
+    /// The sandbox whose confinement the attacker gets.
+    #[arg(value_name = "A")]
+    pub attacker: String,
+    /// The sandbox that is attacked.
+    #[arg(value_name = "B")]
+    pub victim: String,
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,8 @@ impl Dirs {
     /// `CASEMATE_RUN_DIR` and `CASEMATE_STATE_DIR`, else the defaults.
     pub fn from_env() -> Dirs {
         let set = |name: &str, default: PathBuf| match std::env::var_os(name) {
-            Some(value) if !value.is_empty() => PathBuf::from(value),
+            // The jailer takes absolute paths only.
+            Some(value) if !value.is_empty() => std::path::absolute(&value).unwrap_or_else(|_| PathBuf::from(value)),
             _ => default,
         };
         let Dirs { run, state } = Dirs::default();

@@ -92,6 +92,8 @@ impl Jailer {
     ) -> Result<Answer> {
         let mut args = verb.to_vec();
         args.push("--json");
+        // As the user knows it.
+        let named = verb.iter().take_while(|word| !word.starts_with("--")).copied().collect::<Vec<_>>().join(" ");
         let mut command = self.command(&args);
         command.process_group(0);
         let _channel = spec.map(|spec| give(&mut command, spec)).transpose()?;
@@ -102,7 +104,7 @@ impl Jailer {
         let mut child = spawn(&mut command).attempt(|| format!("starting {}", self.program.display()))?;
         let mut out = Vec::new();
         if let Some(pipe) = child.stdout.take() {
-            let reading = || format!("reading what the jailer says of '{}'", verb.join(" "));
+            let reading = || format!("reading what the jailer says of '{named}'");
             pipe.take(MAX_ANSWER).read_to_end(&mut out).attempt(reading)?;
         }
         let status = child.wait().attempt(|| "waiting for the jailer".into())?;
@@ -115,7 +117,7 @@ impl Jailer {
             Err(_) => {
                 let said = written(&mut stderr);
                 let said = if said.is_empty() { status.to_string() } else { said };
-                Err(Error::Verb { verb: verb.join(" "), said })
+                Err(Error::Verb { verb: named, said })
             }
         }
     }

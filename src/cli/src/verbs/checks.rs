@@ -3,6 +3,7 @@
 use casemate_client::jailer::Jailer;
 use casemate_client::label;
 use casemate_client::sanitize;
+use casemate_client::store::{self, Status};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
@@ -15,9 +16,13 @@ pub fn selftest(context: &Context) -> Result<u8> {
 }
 
 pub fn attack(context: &Context, args: &AttackArgs) -> Result<u8> {
-    let mut verb = vec!["attack"];
-    verb.extend(args.pair.iter().map(String::as_str));
-    trial(context, &verb)
+    for name in [&args.attacker, &args.victim] {
+        let status = store::load(&context.dirs, name)?.status;
+        if !matches!(status, Status::Running | Status::Paused) {
+            return Err(casemate_client::Error::NotRunning(name.clone()).into());
+        }
+    }
+    trial(context, &["attack", &args.attacker, &args.victim])
 }
 
 fn trial(context: &Context, verb: &[&str]) -> Result<u8> {
@@ -105,9 +110,11 @@ fn text(context: &Context, report: &Value) -> String {
             let good = row["ok"].as_bool();
             table.add_row(columns.iter().map(|column| {
                 let value = &row[column];
-                let tone = match (column.as_str(), good) {
-                    ("ok", Some(true)) => Tone::Good,
-                    (_, Some(false)) => Tone::Bad,
+                let tone = match (column.as_str(), value.as_str(), good) {
+                    (_, _, Some(false)) => Tone::Bad,
+                    ("ok", ..) => Tone::Good,
+                    // A layer that would have let an attack pass, were it alone.
+                    (_, Some(word), _) if name == "attacks" && word.starts_with("allowed") => Tone::Weak,
                     _ => Tone::Plain,
                 };
                 cell(shown(value), tone)
@@ -115,7 +122,19 @@ fn text(context: &Context, report: &Value) -> String {
         }
         out.push_str(&table_text(&table));
     }
+    let _ = writeln!(out, "\n{}", verdict(report));
     out
+}
+
+fn verdict(report: &Value) -> String {
+    let rows: Vec<&Value> =
+        tables(report).into_iter().flat_map(|(_, rows)| rows).filter(|r| r["ok"].is_boolean()).collect();
+    let failed = rows.iter().filter(|row| row["ok"] == Value::Bool(false)).count();
+    match (rows.len(), failed) {
+        (0, _) => paint("nothing was tried", Tone::Bad),
+        (all, 0) => paint(&format!("{all} tried, all as they must be"), Tone::Good),
+        (all, failed) => paint(&format!("{all} tried, {failed} NOT as they must be"), Tone::Bad),
+    }
 }
 
 /// Keys in the order of the first row, then further ones.

@@ -76,7 +76,9 @@ pub fn running(dirs: &Dirs, name: &str) -> Result<SandboxDir> {
         Status::Paused => {
             Err(Failure::new(format!("{name} is paused")).remedy(format!("`casemate resume {name}` first")))
         }
-        Status::Exited | Status::Lost => Err(Error::NotRunning(name.to_owned()).into()),
+        Status::Lost => Err(Failure::new(format!("{name}: its warden died without cleaning up"))
+            .remedy("`casemate repair` gives back what it held")),
+        Status::Exited => Err(Error::NotRunning(name.to_owned()).into()),
     }
 }
 

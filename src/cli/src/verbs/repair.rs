@@ -71,17 +71,29 @@ fn text(told: &Repair, dry_run: bool) -> String {
     out
 }
 
-/// One undone entry of a journal: `{n, what, outcome}`, the outcome a word or a word with a reason.
+/// One undone entry of a journal: `{n, what, outcome: {outcome, detail}}`.
 fn undone(step: &Value) -> String {
     let what = step["what"].as_str().unwrap_or("?");
-    let outcome = match &step["outcome"] {
-        Value::String(word) => word.clone(),
-        Value::Object(map) => map
-            .iter()
-            .map(|(word, why)| format!("{word}: {}", why.as_str().map_or_else(|| why.to_string(), str::to_owned)))
-            .collect::<Vec<_>>()
-            .join(", "),
-        other => other.to_string(),
+    // A word, or a word with its detail.
+    let outcome = match (&step["outcome"], step["outcome"]["detail"].as_str()) {
+        (Value::String(word), _) => word.clone(),
+        (map, detail) => {
+            let word = map["outcome"].as_str().unwrap_or("?");
+            detail.map_or_else(|| word.to_owned(), |detail| format!("{word}, {detail}"))
+        }
     };
-    format!("{}: {}", sanitize::line(what, 300), sanitize::line(&outcome.to_lowercase(), 300))
+    format!("{}: {}", sanitize::line(what, 300), sanitize::line(&outcome, 300))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_undone_step_reads_as_a_sentence() {
+        let step = json!({ "n": 1, "what": "cgroup /x", "outcome": { "outcome": "undone", "detail": "removed" } });
+        assert_eq!(undone(&step), "cgroup /x: undone, removed");
+        assert_eq!(undone(&json!({ "what": "lease", "outcome": { "outcome": "absent" } })), "lease: absent");
+    }
 }
