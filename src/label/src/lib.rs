@@ -10,7 +10,7 @@
 //! | `mode` | what the loaded policy really separates: `probe()` |
 //! | `live` | levels of running processes |
 //! | `ledger` | leases: MCS pairs, uids, static levels |
-//! | `relabel`, `store`, `fallback` | labels on files: set, remember, restore |
+//! | `relabel`, `guard`, `store`, `fallback` | labels on files: judge, set, remember, restore |
 //! | `journal`, `undo` | intents before every host change; undo in reverse |
 //! | `transaction` | several labels, all or none |
 //! | `exec_label` | labels of processes through a verified procfs |
@@ -19,6 +19,7 @@
 pub mod context;
 pub mod exec_label;
 mod fallback;
+mod guard;
 pub mod journal;
 pub mod ledger;
 pub mod live;

@@ -11,12 +11,13 @@
 //! way out. A crash anywhere between leaves a record from which the label can be restored.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::context::{CategoryPair, Context, Level, Range};
+use crate::guard::{self, LibvirtLock, RecordLock};
 use crate::owner::Owner;
 use crate::profile::Profile;
 use crate::store::{LABEL, LIBVIRT, LabelStore, OWNERS, XattrStore};
@@ -138,7 +139,6 @@ pub type Fallback = dyn Fn(&Path, u32) -> Option<Context>;
 pub struct Relabeler<S = XattrStore> {
     pub(crate) store: S,
     profile: Profile,
-    denied: Vec<PathBuf>,
     fallback: Box<Fallback>,
 }
 
@@ -151,8 +151,7 @@ impl Relabeler<XattrStore> {
 
 impl<S: LabelStore> Relabeler<S> {
     pub fn with_store(store: S, profile: Profile, fallback: Box<Fallback>) -> Self {
-        let denied = DENIED_ROOTS.iter().map(PathBuf::from).collect();
-        Self { store, profile, denied, fallback }
+        Self { store, profile, fallback }
     }
 
     pub fn profile(&self) -> &Profile {
@@ -161,37 +160,13 @@ impl<S: LabelStore> Relabeler<S> {
 
     /// Judges the object: what it is, where it is, who has it. Changes nothing.
     pub fn check(&self, fd: BorrowedFd<'_>, path: &Path) -> Result<(u64, u64), RelabelError> {
-        let stat = rustix::fs::fstat(fd).map_err(|e| io_error(path, "read", "status", e.into()))?;
-        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-        match kind {
-            rustix::fs::FileType::RegularFile if stat.st_nlink as u64 != 1 => {
-                return Err(RelabelError::Links { path: path.into(), links: stat.st_nlink as u64 });
-            }
-            rustix::fs::FileType::RegularFile | rustix::fs::FileType::BlockDevice => {}
-            other => return Err(RelabelError::Kind { path: path.into(), found: kind_name(other) }),
-        }
-        let place = place_of(fd).unwrap_or_else(|| path.to_owned());
-        if let Some(root) = self.denied_root(&place, kind) {
-            return Err(RelabelError::Denied { path: place, root });
-        }
+        let identity = guard::judge(fd, path)?;
         for name in LIBVIRT {
             if self.get(fd, path, name, "libvirt xattr")?.is_some() {
                 return Err(RelabelError::Libvirt { path: path.into() });
             }
         }
-        Ok((stat.st_dev, stat.st_ino))
-    }
-
-    fn denied_root(&self, place: &Path, kind: rustix::fs::FileType) -> Option<PathBuf> {
-        let hidden = |c: std::path::Component<'_>| {
-            matches!(c.as_os_str().to_str(), Some(".ssh" | ".gnupg" | ".config" | ".local" | ".cache"))
-        };
-        let device = kind == rustix::fs::FileType::BlockDevice && place.starts_with("/dev");
-        if device {
-            return None;
-        }
-        let personal = place.components().any(hidden).then(|| place.parent().unwrap_or(place).to_owned());
-        personal.or_else(|| self.denied.iter().find(|root| place.starts_with(root)).cloned())
+        Ok(identity)
     }
 
     /// The label now on the object; `None` where the file system keeps none.
@@ -226,7 +201,8 @@ impl<S: LabelStore> Relabeler<S> {
         before_change: &mut dyn FnMut(&Held) -> io::Result<()>,
     ) -> Result<Held, RelabelError> {
         let (dev, ino) = self.check(fd, path)?;
-        let _lock = LibvirtLock::take(fd, path, class)?;
+        let _ours = RecordLock::take(fd, path)?;
+        let _libvirts = LibvirtLock::take(fd, path, class)?;
         let label = class.target(&self.profile, pair);
         let current = self.label_of(fd, path)?;
         let held =
@@ -327,6 +303,7 @@ impl<S: LabelStore> Relabeler<S> {
     /// Takes `owner` off the object; the last owner to leave restores the label.
     /// The process that used the object must be dead and reaped: open fds outlive a label.
     pub fn release(&self, fd: BorrowedFd<'_>, path: &Path, owner: &Owner) -> Result<Restored, RelabelError> {
+        let _ours = RecordLock::take(fd, path)?;
         let Some(mut record) = self.record_of(fd, path)? else {
             return Ok(Restored::Left("it carries no owner record".into()));
         };
@@ -359,7 +336,7 @@ impl<S: LabelStore> Relabeler<S> {
             }
             _ => {}
         }
-        let place = place_of(fd).unwrap_or_else(|| path.to_owned());
+        let place = guard::place_of(fd).unwrap_or_else(|| path.to_owned());
         let mode = rustix::fs::fstat(fd).map_err(|e| io_error(path, "read", "status", e.into()))?.st_mode;
         let Some(goal) = orig.cloned().or_else(|| (self.fallback)(&place, mode)) else {
             return Ok(Restored::Left("its original label is unknown and file_contexts names none".into()));
@@ -402,81 +379,8 @@ impl<S: LabelStore> Relabeler<S> {
     }
 }
 
-/// Trees whose labels the system itself depends on. A relabelled /etc or $HOME locks people
-/// out (podman#759, #8786), so no spec can ask for it; images live elsewhere.
-pub const DENIED_ROOTS: &[&str] = &[
-    "/bin",
-    "/boot",
-    "/dev",
-    "/etc",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/proc",
-    "/root/.ssh",
-    "/sbin",
-    "/sys",
-    "/usr",
-    "/var/lib/dpkg",
-    "/var/lib/libvirt/qemu",
-    "/var/lib/rpm",
-    "/var/lib/selinux",
-    "/var/log",
-];
-
-/// The path the kernel has for an fd. Only ever used to judge and to report.
-fn place_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
-    let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()).ok()?;
-    let path = PathBuf::from(link.into_string().ok()?);
-    path.is_absolute().then_some(path)
-}
-
-fn kind_name(kind: rustix::fs::FileType) -> &'static str {
-    use rustix::fs::FileType::*;
-    match kind {
-        Directory => "a directory",
-        Symlink => "a symbolic link",
-        Fifo => "a FIFO",
-        Socket => "a socket",
-        CharacterDevice => "a character device",
-        _ => "of an unknown kind",
-    }
-}
-
-fn io_error(path: &Path, verb: &'static str, what: &'static str, source: io::Error) -> RelabelError {
+pub(crate) fn io_error(path: &Path, verb: &'static str, what: &'static str, source: io::Error) -> RelabelError {
     RelabelError::Io { path: path.into(), verb, what, source }
-}
-
-/// libvirt locks byte 1 of a file while it changes metadata; so do we, for that moment.
-struct LibvirtLock<'a>(BorrowedFd<'a>);
-
-impl<'a> LibvirtLock<'a> {
-    fn take(fd: BorrowedFd<'a>, path: &Path, class: LabelClass) -> Result<Self, RelabelError> {
-        // a read lock needs no write access to the file, and conflicts with libvirt's write lock
-        let kind = if class == LabelClass::Content { nix::libc::F_RDLCK } else { nix::libc::F_WRLCK };
-        let set = |kind| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock_byte(kind)));
-        match set(kind) {
-            // EBADF: the fd is open for the other direction only
-            Err(nix::errno::Errno::EBADF) => match set(nix::libc::F_RDLCK) {
-                Err(nix::errno::Errno::EAGAIN) => Err(RelabelError::Locked { path: path.into() }),
-                _ => Ok(Self(fd)),
-            },
-            Err(nix::errno::Errno::EAGAIN) => Err(RelabelError::Locked { path: path.into() }),
-            // a file system without locks: the owner record still guards
-            _ => Ok(Self(fd)),
-        }
-    }
-}
-
-impl Drop for LibvirtLock<'_> {
-    fn drop(&mut self) {
-        let unlock = lock_byte(nix::libc::F_UNLCK);
-        let _ = nix::fcntl::fcntl(self.0.as_fd(), nix::fcntl::FcntlArg::F_OFD_SETLK(&unlock));
-    }
-}
-
-fn lock_byte(kind: i32) -> nix::libc::flock {
-    nix::libc::flock { l_type: kind as _, l_whence: nix::libc::SEEK_SET as _, l_start: 1, l_len: 1, l_pid: 0 }
 }
 
 #[cfg(test)]

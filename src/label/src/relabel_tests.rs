@@ -1,24 +1,27 @@
 //! The logic, on a store in memory. What the kernel does with real labels is the kvm and
 //! testbed tiers' to show.
 
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::*;
+use crate::guard::LibvirtLock;
 
 /// xattrs by (ino, name), and errors to come.
 #[derive(Default)]
 pub(crate) struct Memory {
-    values: RefCell<HashMap<(u64, String), Vec<u8>>>,
-    pub(crate) fail_label: Cell<Option<i32>>,
-    pub(crate) no_trusted: Cell<bool>,
+    values: Mutex<HashMap<(u64, String), Vec<u8>>>,
+    /// The errno of every label that is set; 0 for none.
+    pub(crate) fail_label: AtomicI32,
+    pub(crate) no_trusted: AtomicBool,
 }
 
 impl Memory {
     fn put(&self, f: &Fixture, name: &str, value: &[u8]) {
-        self.values.borrow_mut().insert((ino(f.file.as_fd()), name.to_owned()), value.to_vec());
+        self.values.lock().unwrap().insert((ino(f.file.as_fd()), name.to_owned()), value.to_vec());
     }
 }
 
@@ -28,21 +31,21 @@ fn ino(fd: BorrowedFd<'_>) -> u64 {
 
 impl LabelStore for &Memory {
     fn get(&self, fd: BorrowedFd<'_>, name: &str) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.values.borrow().get(&(ino(fd), name.to_owned())).cloned())
+        Ok(self.values.lock().unwrap().get(&(ino(fd), name.to_owned())).cloned())
     }
     fn set(&self, fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> io::Result<()> {
         let errno = match name {
-            LABEL => self.fail_label.get(),
-            _ => self.no_trusted.get().then_some(nix::libc::EOPNOTSUPP),
+            LABEL => Some(self.fail_label.load(Ordering::Relaxed)).filter(|e| *e != 0),
+            _ => self.no_trusted.load(Ordering::Relaxed).then_some(nix::libc::EOPNOTSUPP),
         };
         if let Some(e) = errno {
             return Err(io::Error::from_raw_os_error(e));
         }
-        self.values.borrow_mut().insert((ino(fd), name.to_owned()), value.to_vec());
+        self.values.lock().unwrap().insert((ino(fd), name.to_owned()), value.to_vec());
         Ok(())
     }
     fn remove(&self, fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-        self.values.borrow_mut().remove(&(ino(fd), name.to_owned()));
+        self.values.lock().unwrap().remove(&(ino(fd), name.to_owned()));
         Ok(())
     }
 }
@@ -65,7 +68,7 @@ pub(crate) fn image(store: &Memory, label: Option<&str>) -> Fixture {
     let path = dir.path().join("disk.raw");
     let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     if let Some(l) = label {
-        store.values.borrow_mut().insert((ino(file.as_fd()), LABEL.into()), l.into());
+        store.values.lock().unwrap().insert((ino(file.as_fd()), LABEL.into()), l.into());
     }
     Fixture { _dir: dir, path, file }
 }
@@ -242,11 +245,11 @@ fn a_file_system_without_labels_is_said_aloud_and_leaves_no_record() {
     assert!(matches!(held.outcome, Outcome::NoSeparation(_)));
 
     let f = image(&store, Some(HOME));
-    store.fail_label.set(Some(nix::libc::EOPNOTSUPP));
+    store.fail_label.store(nix::libc::EOPNOTSUPP, Ordering::Relaxed);
     let held = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
     assert!(matches!(held.outcome, Outcome::NoSeparation(_)));
     assert!(record(&store, &f).is_none());
-    store.fail_label.set(Some(nix::libc::EACCES));
+    store.fail_label.store(nix::libc::EACCES, Ordering::Relaxed);
     assert!(matches!(
         take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")),
         Err(RelabelError::Io { verb: "set", what: "label", .. })
@@ -277,4 +280,29 @@ fn libvirts_lock_byte_is_respected_and_let_go() {
     drop(held);
     take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
     LibvirtLock::take(libvirt.as_fd(), &f.path, LabelClass::Exclusive).expect("our lock is held for the change only");
+}
+
+#[test]
+fn many_sandboxes_share_one_file_and_none_is_forgotten() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    let all = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (store, path, all) = (&store, &f.path, &all);
+            scope.spawn(move || {
+                let owner = me(&format!("s{n}"));
+                let file = File::open(path).unwrap();
+                let r = relabeler(store);
+                all.wait();
+                r.acquire(file.as_fd(), path, LabelClass::Content, pair(1, 2), &owner, &mut |_| Ok(())).unwrap();
+                all.wait();
+                assert_eq!(r.record_of(file.as_fd(), path).unwrap().unwrap().owners.len(), 8, "an owner was lost");
+                all.wait();
+                r.release(file.as_fd(), path, &owner).unwrap();
+            });
+        }
+    });
+    assert_eq!(label(&store, &f), HOME);
+    assert!(record(&store, &f).is_none());
 }

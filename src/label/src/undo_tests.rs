@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::context::CategorySet;
@@ -131,10 +132,10 @@ fn a_lease_stays_while_its_label_could_not_be_restored() {
     let mut t = Transaction::new(&r, &mut w.journal, pair);
     t.label(f.file.as_fd(), &f.path, LabelClass::Exclusive).unwrap();
     t.commit();
-    store.fail_label.set(Some(nix::libc::EIO));
+    store.fail_label.store(nix::libc::EIO, Ordering::Relaxed);
     assert!(matches!(outcomes(&undo(&mut w, &store))[..], [UndoOutcome::Failed(_), UndoOutcome::Failed(_)]));
     assert_eq!(w.ledger.list().unwrap().len(), 1);
-    store.fail_label.set(None);
+    store.fail_label.store(0, Ordering::Relaxed);
     assert!(matches!(outcomes(&undo(&mut w, &store))[..], [UndoOutcome::Undone(_), UndoOutcome::Undone(_)]));
     assert!(w.ledger.list().unwrap().is_empty());
 }
@@ -161,7 +162,7 @@ fn a_transaction_that_is_dropped_takes_all_back() {
 #[test]
 fn without_trusted_xattrs_the_journal_alone_restores() {
     let store = Memory::default();
-    store.no_trusted.set(true);
+    store.no_trusted.store(true, Ordering::Relaxed);
     let mut w = world();
     let r = relabeler(&store);
     let f = image(&store, Some("u:object_r:nfs_like_t:s0"));

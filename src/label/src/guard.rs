@@ -1,0 +1,142 @@
+//! May this object be labelled, and does nobody else change its label at this moment?
+//!
+//! Trust: judges what the fd *is* (kind, links, place), never what it was called. Called by `relabel`.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FileType, FlockOperation};
+
+use crate::relabel::{LabelClass, RelabelError, io_error};
+
+/// How long another sandbox's change of the same record may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Trees whose labels the system itself depends on. A relabelled /etc or $HOME locks people
+/// out (podman#759, #8786), so no spec can ask for it; images live elsewhere.
+pub const DENIED_ROOTS: &[&str] = &[
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/proc",
+    "/root/.ssh",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var/lib/dpkg",
+    "/var/lib/libvirt/qemu",
+    "/var/lib/rpm",
+    "/var/lib/selinux",
+    "/var/log",
+];
+
+/// The path the kernel has for an fd. Only ever used to judge and to report.
+pub(crate) fn place_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()).ok()?;
+    let path = PathBuf::from(link.into_string().ok()?);
+    path.is_absolute().then_some(path)
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    use FileType::*;
+    match kind {
+        Directory => "a directory",
+        Symlink => "a symbolic link",
+        Fifo => "a FIFO",
+        Socket => "a socket",
+        CharacterDevice => "a character device",
+        _ => "of an unknown kind",
+    }
+}
+
+/// Refuses what must not be labelled; returns device and inode of the rest.
+pub(crate) fn judge(fd: BorrowedFd<'_>, path: &Path) -> Result<(u64, u64), RelabelError> {
+    let stat = rustix::fs::fstat(fd).map_err(|e| io_error(path, "read", "status", e.into()))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    match kind {
+        FileType::RegularFile if stat.st_nlink as u64 != 1 => {
+            return Err(RelabelError::Links { path: path.into(), links: stat.st_nlink as u64 });
+        }
+        FileType::RegularFile | FileType::BlockDevice => {}
+        other => return Err(RelabelError::Kind { path: path.into(), found: kind_name(other) }),
+    }
+    let place = place_of(fd).unwrap_or_else(|| path.to_owned());
+    match denied_root(&place, kind) {
+        Some(root) => Err(RelabelError::Denied { path: place, root }),
+        None => Ok((stat.st_dev, stat.st_ino)),
+    }
+}
+
+fn denied_root(place: &Path, kind: FileType) -> Option<PathBuf> {
+    if kind == FileType::BlockDevice && place.starts_with("/dev") {
+        return None;
+    }
+    let hidden =
+        |c: Component<'_>| matches!(c.as_os_str().to_str(), Some(".ssh" | ".gnupg" | ".config" | ".local" | ".cache"));
+    let personal = place.components().any(hidden).then(|| place.parent().unwrap_or(place).to_owned());
+    personal.or_else(|| DENIED_ROOTS.iter().map(PathBuf::from).find(|root| place.starts_with(root)))
+}
+
+/// Our own readers and writers of the owner record, one at a time, in every process. flock(2) works on a read-only fd;
+/// image locks are OFD locks and do not meet it.
+pub(crate) struct RecordLock<'a>(BorrowedFd<'a>);
+
+impl<'a> RecordLock<'a> {
+    pub(crate) fn take(fd: BorrowedFd<'a>, path: &Path) -> Result<Self, RelabelError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(fd)),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(RelabelError::Locked { path: path.into() }),
+                Err(e) => return Err(io_error(path, "lock", "owner record", io::Error::from(e))),
+            }
+        }
+    }
+}
+
+impl Drop for RecordLock<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(self.0, FlockOperation::Unlock);
+    }
+}
+
+/// libvirt locks byte 1 of a file while it changes metadata; so do we, for that moment.
+pub(crate) struct LibvirtLock<'a>(BorrowedFd<'a>);
+
+impl<'a> LibvirtLock<'a> {
+    pub(crate) fn take(fd: BorrowedFd<'a>, path: &Path, class: LabelClass) -> Result<Self, RelabelError> {
+        // a read lock needs no write access to the file, and conflicts with libvirt's write lock
+        let kind = if class == LabelClass::Content { nix::libc::F_RDLCK } else { nix::libc::F_WRLCK };
+        let set = |kind| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock_byte(kind)));
+        match set(kind) {
+            // EBADF: the fd is open for the other direction only
+            Err(nix::errno::Errno::EBADF) => match set(nix::libc::F_RDLCK) {
+                Err(nix::errno::Errno::EAGAIN) => Err(RelabelError::Locked { path: path.into() }),
+                _ => Ok(Self(fd)),
+            },
+            Err(nix::errno::Errno::EAGAIN) => Err(RelabelError::Locked { path: path.into() }),
+            // a file system without locks: the owner record still guards
+            _ => Ok(Self(fd)),
+        }
+    }
+}
+
+impl Drop for LibvirtLock<'_> {
+    fn drop(&mut self) {
+        let unlock = lock_byte(nix::libc::F_UNLCK);
+        let _ = nix::fcntl::fcntl(self.0.as_fd(), nix::fcntl::FcntlArg::F_OFD_SETLK(&unlock));
+    }
+}
+
+fn lock_byte(kind: i32) -> nix::libc::flock {
+    nix::libc::flock { l_type: kind as _, l_whence: nix::libc::SEEK_SET as _, l_start: 1, l_len: 1, l_pid: 0 }
+}
