@@ -32,12 +32,12 @@ pub fn report_failure(warden: &Channel, error: &Error) -> ExitCode {
 }
 
 /// Reports the attestation, then serves the warden until the VM is over.
-pub fn serve(plan: &RolePlan, warden: &Channel, threads: Threads, findings: Vec<Finding>) -> ExitCode {
+pub fn serve(plan: &RolePlan, warden: &Channel, mut threads: Threads, findings: Vec<Finding>) -> ExitCode {
     if warden.send(&FromRunner::Attested(findings.clone())).is_err() {
         return ExitCode::FAILURE;
     }
     let mut life = Life::new(plan, findings);
-    match life.follow(warden, &threads) {
+    match life.follow(warden, &mut threads) {
         Some((cause, detail)) => {
             let heard = threads.ear.clone();
             let fault = threads.finish();
@@ -80,18 +80,27 @@ struct Life {
     findings: Vec<Finding>,
     /// How long the agent may still take; counts down while the guest runs, `None` once it answered.
     boot_left: Option<Duration>,
+    /// The whole of it, for each life of the guest.
+    boot_limit: Option<Duration>,
     running_since: Instant,
     agent_failed: Option<String>,
 }
 
 impl Life {
     fn new(plan: &RolePlan, findings: Vec<Finding>) -> Self {
-        let boot_left = plan.vm.agent.then(|| Duration::from_millis(plan.vm.boot_timeout_ms));
-        Self { phase: Phase::Ready, findings, boot_left, running_since: Instant::now(), agent_failed: None }
+        let boot_limit = plan.vm.agent.then(|| Duration::from_millis(plan.vm.boot_timeout_ms));
+        Self {
+            phase: Phase::Ready,
+            findings,
+            boot_left: boot_limit,
+            boot_limit,
+            running_since: Instant::now(),
+            agent_failed: None,
+        }
     }
 
     /// `None`: the warden is gone, or spoke out of turn.
-    fn follow(&mut self, warden: &Channel, threads: &Threads) -> Option<End> {
+    fn follow(&mut self, warden: &Channel, threads: &mut Threads) -> Option<End> {
         loop {
             let timeout = self.boot_timeout();
             let mut fds = [PollFd::new(warden, PollFlags::IN), PollFd::new(&*threads.mailbox, PollFlags::IN)];
@@ -151,19 +160,35 @@ impl Life {
         threads.gate.resume();
     }
 
-    fn read_mail(&mut self, warden: &Channel, threads: &Threads) -> Option<End> {
+    fn read_mail(&mut self, warden: &Channel, threads: &mut Threads) -> Option<End> {
         let mut end = None;
         for mail in threads.mailbox.take() {
             match mail {
                 Mail::News(news) => self.pass_on(news, warden),
-                Mail::Ended(Ending::Stopped) => {}
+                Mail::Ended(Ending::Stopped | Ending::Recalled) => {}
                 Mail::Ended(ending) => {
                     // The first ending counts; the other vCPUs stop because of it.
                     end.get_or_insert(ending);
                 }
             }
         }
-        let (cause, detail) = describe(end?);
+        let end = end?;
+        if let (Ending::Reset(_), Some(restart)) = (end, &mut threads.restart) {
+            return match restart.prepare(&threads.gate) {
+                Ok(()) => {
+                    threads.ear.forget();
+                    self.boot_left = self.boot_limit;
+                    match self.phase {
+                        // The reset and the pause met: the new life begins when it is resumed.
+                        Phase::Paused => drop(threads.gate.pause(PAUSE_LIMIT)),
+                        Phase::Ready | Phase::Running => self.run(threads),
+                    }
+                    None
+                }
+                Err(error) => Some((ExitCause::InternalError, Some(error.to_string()))),
+            };
+        }
+        let (cause, detail) = describe(end);
         Some(match self.agent_failed.take() {
             Some(failed) if cause != ExitCause::InternalError => (ExitCause::AgentFailed, Some(failed)),
             _ => (cause, detail),
@@ -214,7 +239,7 @@ fn describe(ending: Ending) -> End {
         Ending::InternalError { suberror } => internal(format!("KVM internal error {suberror}")),
         Ending::RunFailed { errno } => internal(format!("KVM_RUN failed: errno {errno}")),
         Ending::UnexpectedExit { reason } => internal(format!("unexpected KVM exit {reason}")),
-        Ending::Stopped => (ExitCause::Killed, None),
+        Ending::Stopped | Ending::Recalled => (ExitCause::Killed, None),
     }
 }
 

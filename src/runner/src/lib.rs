@@ -24,6 +24,7 @@ mod io;
 mod machine;
 mod mailbox;
 mod reports;
+mod restart;
 mod serial_tap;
 mod threads;
 

@@ -23,7 +23,8 @@ use crate::initrd_tail;
 use crate::input::Table;
 use crate::io::Device;
 use crate::mailbox::Mailbox;
-use crate::reports::Reports;
+use crate::reports::{Again, Reports};
+use crate::restart::Restart;
 use crate::serial_tap::{Ear, SerialTap};
 
 const VM: &str = "create the VM";
@@ -40,6 +41,7 @@ pub struct Machine {
     pub epoll: Arc<OwnedFd>,
     pub mailbox: Arc<Mailbox>,
     pub ear: Ear,
+    pub restart: Option<Restart>,
 }
 
 /// Builds the machine from the plan and its descriptors; each descriptor is used up.
@@ -51,16 +53,53 @@ pub fn build(plan: &RolePlan, fds: &mut Table) -> Result<Machine, Error> {
     let mailbox = Arc::new(Mailbox::new()?);
     let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).step(DEVICES)?);
     let ear = Ear::default();
-    let (exits, devices, platform) = Board::new(&vm, &epoll)?.populate(&plan.vm, fds, &mailbox, &ear)?;
-    boot(&mut vm, &plan.vm, fds, &platform)?;
-    let vcpus = (0..plan.vm.cpus).map(|index| vm.vcpu(index)).collect::<Result<_, _>>().step(VM)?;
-    Ok(Machine { vcpus, gate: Arc::default(), exits, devices, epoll, mailbox, ear })
+    let again = Again::default();
+    let (exits, devices, platform) = Board::new(&vm, &epoll)?.populate(&plan.vm, fds, (&mailbox, &again), &ear)?;
+    let boot = boot(&mut vm, &plan.vm, fds, &platform)?;
+    let mut vcpus = (0..plan.vm.cpus).map(|index| vm.vcpu(index)).collect::<Result<Vec<_>, _>>().step(VM)?;
+    let restart = match plan.vm.restart_on_reboot {
+        true => Some(restart(&vm, &plan.vm, &mut vcpus, boot, platform, &devices, again)?),
+        false => None,
+    };
+    Ok(Machine { vcpus, gate: Arc::default(), exits, devices, epoll, mailbox, ear, restart })
 }
 
-fn boot(vm: &mut Vm, plan: &VmPlan, fds: &mut Table, platform: &Platform) -> Result<(), Error> {
+/// The files that were booted.
+struct Booted {
+    kernel: File,
+    initrd: Option<File>,
+    initrd_tail: Vec<u8>,
+}
+
+fn restart(
+    vm: &Vm,
+    plan: &VmPlan,
+    vcpus: &mut [Vcpu],
+    boot: Booted,
+    platform: Platform,
+    devices: &[Device],
+    again: Again,
+) -> Result<Restart, Error> {
+    let msrs = vm.msrs_to_save().step(VM)?;
+    vcpus.iter_mut().try_for_each(|vcpu| vcpu.remember(&msrs)).step(VM)?;
+    let Booted { kernel, initrd, initrd_tail } = boot;
+    Ok(Restart {
+        turns: Arc::default(),
+        reloader: vm.reloader(),
+        platform,
+        kernel,
+        initrd,
+        initrd_tail,
+        command_line: plan.cmdline.clone(),
+        devices: devices.to_vec(),
+        again,
+    })
+}
+
+fn boot(vm: &mut Vm, plan: &VmPlan, fds: &mut Table, platform: &Platform) -> Result<Booted, Error> {
     let mut kernel = File::from(fds.take(names::KERNEL)?);
     let mut initrd = fds.take_optional(names::INITRD).map(File::from);
-    let tail = match fds.take_optional(names::GUEST_CONFIG) {
+    let initrd_tail = match fds.take_optional(names::GUEST_CONFIG) {
         Some(fd) => {
             let config = memfd::read_sealed(&fd, casemate_agent_protocol::MAX_CONFIG).step(BOOT)?;
             initrd_tail::pack(&config)?
@@ -68,8 +107,9 @@ fn boot(vm: &mut Vm, plan: &VmPlan, fds: &mut Table, platform: &Platform) -> Res
         None => Vec::new(),
     };
     let mut image =
-        Image { kernel: &mut kernel, initrd: initrd.as_mut(), initrd_tail: &tail, command_line: &plan.cmdline };
-    vm.boot(&mut image, platform).step(BOOT).map(drop)
+        Image { kernel: &mut kernel, initrd: initrd.as_mut(), initrd_tail: &initrd_tail, command_line: &plan.cmdline };
+    vm.boot(&mut image, platform).step(BOOT)?;
+    Ok(Booted { kernel, initrd, initrd_tail })
 }
 
 /// Devices being placed.
@@ -93,7 +133,7 @@ impl<'a> Board<'a> {
         mut self,
         plan: &VmPlan,
         fds: &mut Table,
-        mailbox: &Arc<Mailbox>,
+        (mailbox, again): (&Arc<Mailbox>, &Again),
         ear: &Ear,
     ) -> Result<(Arc<Exits>, Vec<Device>, Platform), Error> {
         for disk in &plan.disks {
@@ -105,7 +145,7 @@ impl<'a> Board<'a> {
             let listener = UnixListener::from(fds.take(names::VSOCK)?);
             let events = Events::new(Arc::clone(self.epoll), self.next_index());
             let acceptor: Box<dyn HostAcceptor> = Box::new(UnixAcceptor::new(listener, events).step(DEVICES)?);
-            let reports = Box::new(Reports::new(Arc::clone(mailbox)));
+            let reports = Box::new(Reports::new(Arc::clone(mailbox), again.clone()));
             self.virtio(Box::new(Vsock::new(cid.into(), Some(acceptor), reports).step(DEVICES)?))?;
         }
         if plan.console {

@@ -1,6 +1,7 @@
 //! What the guest's agent says on the report port: fixed-size records, decoded, ordered, passed on as claims.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use casemate_agent_protocol::{ExitStatus, REPORT_LEN, Report, ReportSequence};
 use casemate_devices::{ReportSink, ReportVerdict};
@@ -8,9 +9,21 @@ use casemate_wire::runner::GuestNews;
 
 use crate::mailbox::{Mail, Mailbox};
 
+/// Tells the reports that the guest starts again, with an agent that begins at its first report.
+#[derive(Debug, Clone, Default)]
+pub struct Again(Arc<AtomicBool>);
+
+impl Again {
+    /// The next connection belongs to a new life.
+    pub fn announce(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Decodes one connection at a time; whatever is malformed or out of order closes it.
 pub struct Reports {
     mailbox: Arc<Mailbox>,
+    again: Again,
     sequence: ReportSequence,
     /// The connection that is read, and its unfinished record.
     current: Option<u32>,
@@ -19,8 +32,8 @@ pub struct Reports {
 }
 
 impl Reports {
-    pub fn new(mailbox: Arc<Mailbox>) -> Self {
-        Self { mailbox, sequence: ReportSequence::default(), current: None, record: [0; REPORT_LEN], filled: 0 }
+    pub fn new(mailbox: Arc<Mailbox>, again: Again) -> Self {
+        Self { mailbox, again, sequence: ReportSequence::default(), current: None, record: [0; REPORT_LEN], filled: 0 }
     }
 
     fn record(&mut self) -> ReportVerdict {
@@ -38,6 +51,9 @@ impl Reports {
 
 impl ReportSink for Reports {
     fn opened(&mut self, id: u32) {
+        if self.again.0.swap(false, Ordering::SeqCst) {
+            (self.current, self.sequence) = (None, ReportSequence::default());
+        }
         // The agent uses one connection; another one starts a record of its own only when the first is gone.
         if self.current.is_none() {
             (self.current, self.filled) = (Some(id), 0);
@@ -89,7 +105,7 @@ mod tests {
 
     fn reports() -> (Reports, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::new().unwrap());
-        (Reports::new(Arc::clone(&mailbox)), mailbox)
+        (Reports::new(Arc::clone(&mailbox), Again::default()), mailbox)
     }
 
     #[test]
@@ -103,6 +119,17 @@ mod tests {
         assert!(wire.chunks(50).all(|piece| reports.data(7, piece) == ReportVerdict::Continue));
         let expected = [GuestNews::Ready, GuestNews::Started, GuestNews::Exited { status: 137 }].map(Mail::News);
         assert_eq!(mailbox.take(), expected);
+    }
+
+    #[test]
+    fn a_new_life_begins_at_the_first_report() {
+        let (mut reports, mailbox) = reports();
+        for _ in 0..2 {
+            reports.opened(1);
+            assert_eq!(reports.data(1, &Report::Ready.encode(0)), ReportVerdict::Continue);
+            reports.again.announce();
+        }
+        assert_eq!(mailbox.take().len(), 2);
     }
 
     #[test]

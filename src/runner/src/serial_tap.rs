@@ -27,6 +27,11 @@ impl Ear {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).panic.clone()
     }
 
+    /// A new life of the guest.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Heard::default();
+    }
+
     fn hear(&self, bytes: &[u8]) {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for byte in bytes {

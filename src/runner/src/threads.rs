@@ -6,16 +6,17 @@ use std::thread::JoinHandle;
 
 use casemate_confine::seccomp::Filter;
 use casemate_plan::RolePlan;
-use casemate_vm::Gate;
+use casemate_vm::{Ending, Gate, Vcpu};
 use casemate_wire::record::Finding;
 
 use crate::attest;
 
 use crate::error::{Error, Step};
-use crate::exits::Bell;
+use crate::exits::{Bell, Exits};
 use crate::io::IoThread;
 use crate::machine::Machine;
 use crate::mailbox::{Mail, Mailbox};
+use crate::restart::{Restart, Turns};
 use crate::serial_tap::Ear;
 
 const STEP: &str = "start the threads";
@@ -29,6 +30,8 @@ pub struct Threads {
     pub ear: Ear,
     /// What each thread found of its own filter.
     pub findings: Vec<Finding>,
+    /// How to start the guest again, where the plan allows a reboot.
+    pub restart: Option<Restart>,
     io: JoinHandle<Option<String>>,
     bell: Arc<Bell>,
     done: Arc<AtomicBool>,
@@ -46,7 +49,7 @@ impl Threads {
 
 /// Starts all threads; returns when each of them has confined itself. No vCPU runs yet: the gate is closed.
 pub fn start(plan: &RolePlan, machine: Machine) -> Result<Threads, Error> {
-    let Machine { vcpus, gate, exits, devices, epoll, mailbox, ear } = machine;
+    let Machine { vcpus, gate, exits, devices, epoll, mailbox, ear, restart } = machine;
     let (sender, receiver) = mpsc::channel();
     let done = Arc::new(AtomicBool::new(false));
     let bell = Arc::clone(&exits.bell);
@@ -56,16 +59,33 @@ pub fn start(plan: &RolePlan, machine: Machine) -> Result<Threads, Error> {
     let io = spawn("io", Filter::RunnerIo, plan.seccomp, &sender, move || io.run())?;
     for mut vcpu in vcpus {
         let (gate, exits, mailbox) = (Arc::clone(&gate), Arc::clone(&exits), Arc::clone(&mailbox));
+        let turns = restart.as_ref().map(|restart| Arc::clone(&restart.turns));
         spawn(&format!("vcpu{}", vcpu.index()), Filter::RunnerVcpu, plan.seccomp, &sender, move || {
-            let ending = vcpu.run(&*exits, &gate);
-            mailbox.post(Mail::Ended(ending));
+            run_vcpu(&mut vcpu, &exits, &gate, &mailbox, turns.as_deref());
         })?;
     }
     let mut findings = Vec::with_capacity(expected);
     for _ in 0..expected {
         findings.extend(receiver.recv().step(STEP)??);
     }
-    Ok(Threads { gate, mailbox, ear, findings, io, bell, done })
+    Ok(Threads { gate, mailbox, ear, findings, restart, io, bell, done })
+}
+
+/// The life of a vCPU thread: once, or again after each reset.
+fn run_vcpu(vcpu: &mut Vcpu, exits: &Exits, gate: &Gate, mailbox: &Mailbox, turns: Option<&Turns>) {
+    let mut turn = 0;
+    loop {
+        let ending = vcpu.run(exits, gate);
+        if ending != Ending::Recalled {
+            mailbox.post(Mail::Ended(ending));
+        }
+        let (Some(turns), Ending::Reset(_) | Ending::Recalled) = (turns, ending) else { return };
+        turn = turns.wait(turn);
+        if vcpu.rewind().is_err() {
+            mailbox.post(Mail::Ended(Ending::RunFailed { errno: 0 }));
+            return;
+        }
+    }
 }
 
 /// Spawns a thread that installs its filter, says so, and only then runs its body.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Hold --resume--> Run --pause--> Hold        any --stop--> Stop (final)
+//!   Run or Hold --recall--> Recall (every vCPU leaves its loop) --resume--> Run
 //! ```
 //! A vCPU looks at the gate before its first KVM_RUN and after each interrupted one; whoever changes the gate kicks
 //! the threads with a signal (see `vcpu`), so that a guest that never exits still obeys.
@@ -15,6 +16,7 @@ use crate::vcpu::kick;
 enum Want {
     Hold,
     Run,
+    Recall,
     Stop,
 }
 
@@ -24,6 +26,7 @@ pub(crate) enum Passage {
     Go,
     /// It stood still for a while: the guest's clock must be told.
     GoAfterHold,
+    Recall,
     Stop,
 }
 
@@ -58,19 +61,30 @@ impl Gate {
     /// Holds the vCPUs. `true` when all of them stand still within `limit`.
     pub fn pause(&self, limit: Duration) -> bool {
         self.set(Want::Hold);
+        self.wait_until(limit, Want::Hold, |inner| inner.parked >= inner.threads.len())
+    }
+
+    /// Waits for `done` while the gate stays at `want`.
+    fn wait_until(&self, limit: Duration, want: Want, done: impl Fn(&Inner) -> bool) -> bool {
         let deadline = Instant::now() + limit;
         let mut inner = self.lock();
-        while inner.want == Want::Hold && inner.parked < inner.threads.len() {
+        while inner.want == want && !done(&inner) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
             inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        inner.want == Want::Hold
+        inner.want == want
     }
 
-    /// Makes every vCPU leave its loop.
+    /// Makes every vCPU leave its loop, to enter it again later. `true` when all left within `limit`.
+    pub fn recall(&self, limit: Duration) -> bool {
+        self.set(Want::Recall);
+        self.wait_until(limit, Want::Recall, |inner| inner.threads.is_empty())
+    }
+
+    /// Makes every vCPU leave its loop for good.
     pub fn stop(&self) {
         self.set(Want::Stop);
     }
@@ -80,8 +94,8 @@ impl Gate {
         self.lock().want == Want::Hold
     }
 
-    /// A vCPU thread enters; waits until it may run. `false`: stop.
-    pub(crate) fn enter(&self, thread: libc::pid_t) -> bool {
+    /// A vCPU thread enters; waits until it may run.
+    pub(crate) fn enter(&self, thread: libc::pid_t) -> Passage {
         let mut inner = self.lock();
         inner.threads.push(thread);
         self.wait(inner)
@@ -89,13 +103,7 @@ impl Gate {
 
     /// A vCPU thread asks whether it may go on, and waits while the gate is held.
     pub(crate) fn pass(&self) -> Passage {
-        let inner = self.lock();
-        let held = inner.want == Want::Hold;
-        match (self.wait(inner), held) {
-            (false, _) => Passage::Stop,
-            (true, false) => Passage::Go,
-            (true, true) => Passage::GoAfterHold,
-        }
+        self.wait(self.lock())
     }
 
     /// A vCPU thread leaves its loop.
@@ -106,8 +114,9 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    fn wait(&self, mut inner: MutexGuard<'_, Inner>) -> bool {
-        if inner.want == Want::Hold {
+    fn wait(&self, mut inner: MutexGuard<'_, Inner>) -> Passage {
+        let held = inner.want == Want::Hold;
+        if held {
             inner.parked += 1;
             self.changed.notify_all();
             while inner.want == Want::Hold {
@@ -115,7 +124,12 @@ impl Gate {
             }
             inner.parked -= 1;
         }
-        inner.want == Want::Run
+        match inner.want {
+            Want::Recall => Passage::Recall,
+            Want::Stop => Passage::Stop,
+            Want::Hold | Want::Run if held => Passage::GoAfterHold,
+            Want::Hold | Want::Run => Passage::Go,
+        }
     }
 
     fn set(&self, want: Want) {
@@ -148,7 +162,7 @@ mod tests {
         let thread = std::thread::spawn(move || (theirs.enter(0), theirs.pass(), theirs.leave(0)));
         assert!(gate.pause(Duration::from_secs(5)));
         gate.resume();
-        assert_eq!(thread.join().unwrap(), (true, Passage::Go, ()));
+        assert_eq!(thread.join().unwrap().1, Passage::Go);
         assert!(gate.pause(Duration::from_secs(1)), "nobody is left to wait for");
     }
 
@@ -159,5 +173,21 @@ mod tests {
         gate.resume();
         assert_eq!(gate.pass(), Passage::Stop);
         assert!(!gate.pause(Duration::from_millis(1)));
+        assert!(!gate.recall(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_recalled_thread_leaves_and_may_come_back() {
+        let gate = Arc::new(Gate::default());
+        let theirs = Arc::clone(&gate);
+        let thread = std::thread::spawn(move || {
+            let first = theirs.enter(0);
+            theirs.leave(0);
+            first
+        });
+        assert!(gate.recall(Duration::from_secs(5)));
+        assert!(matches!(thread.join().unwrap(), Passage::Recall));
+        gate.resume();
+        assert_eq!(gate.enter(0), Passage::Go);
     }
 }

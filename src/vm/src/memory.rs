@@ -3,7 +3,7 @@
 //! Nothing here is shared with another process; a page is allocated when the guest (or the loader) first touches it.
 
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::{Error, Result, layout};
 
@@ -22,6 +22,19 @@ pub fn guest_memory(bytes: u64) -> Result<Memory> {
     let regions =
         layout::ram_ranges(bytes).into_iter().map(|(start, len)| map_region(start, len)).collect::<Result<Vec<_>>>()?;
     Memory::from_regions(regions).map_err(|e| Error::io("arrange guest memory")(std::io::Error::other(e)))
+}
+
+/// Gives every page back: guest memory reads zero again.
+pub(crate) fn forget(memory: &Memory) -> Result<()> {
+    for region in memory.iter() {
+        // SAFETY: the range is one whole private anonymous mapping that `memory` owns; after MADV_DONTNEED it stays
+        // mapped and reads zero, which volatile accessors of guest memory must expect at any time.
+        let rc = unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) };
+        if rc != 0 {
+            return Err(Error::io("clear guest memory")(std::io::Error::last_os_error()));
+        }
+    }
+    Ok(())
 }
 
 fn map_region(start: u64, len: u64) -> Result<GuestRegionMmap<()>> {
@@ -43,7 +56,7 @@ fn map_region(start: u64, len: u64) -> Result<GuestRegionMmap<()>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend};
+    use vm_memory::Bytes;
 
     #[test]
     fn ram_ends_where_it_should() {
@@ -51,6 +64,14 @@ mod tests {
         assert_eq!(memory.last_addr(), GuestAddress((8 << 20) - 1));
         assert!(memory.write_obj(1u32, GuestAddress((8 << 20) - 4)).is_ok());
         assert!(memory.write_obj(1u32, GuestAddress((8 << 20) - 2)).is_err());
+    }
+
+    #[test]
+    fn forgotten_memory_reads_zero() {
+        let memory = guest_memory(8 << 20).unwrap();
+        memory.write_obj(7u64, GuestAddress(0x1000)).unwrap();
+        forget(&memory).unwrap();
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::arch::platform;
+use crate::arch::state::Registers;
 use crate::gate::{Gate, Passage};
 use crate::vm::Shared;
 use crate::{Error, Result};
@@ -54,7 +55,7 @@ pub enum PanicKind {
     CrashKernel,
 }
 
-/// Why a vCPU left its loop. All but `Stopped` end the VM.
+/// Why a vCPU left its loop. All but `Stopped` and `Recalled` end the VM, or reset it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// ACPI S5.
@@ -91,6 +92,8 @@ pub enum Ending {
     },
     /// The gate was set to stop.
     Stopped,
+    /// The gate called all vCPUs back, for a reset of the VM.
+    Recalled,
 }
 
 /// One vCPU; moves to its thread and runs there.
@@ -99,6 +102,8 @@ pub struct Vcpu {
     pub(crate) index: u8,
     pub(crate) fd: VcpuFd,
     pub(crate) shared: Arc<Shared>,
+    /// The registers before the first instruction, if a reset is to be possible.
+    pub(crate) origin: Option<Box<Registers>>,
 }
 
 impl Vcpu {
@@ -106,7 +111,11 @@ impl Vcpu {
     pub fn run<H: ExitHandler>(&mut self, handler: &H, gate: &Gate) -> Ending {
         let thread = gettid();
         let _kickable = Kickable::new(&mut self.fd);
-        let ending = if gate.enter(thread) { self.run_loop(handler, gate) } else { Ending::Stopped };
+        let ending = match gate.enter(thread) {
+            Passage::Go | Passage::GoAfterHold => self.run_loop(handler, gate),
+            Passage::Stop => Ending::Stopped,
+            Passage::Recall => Ending::Recalled,
+        };
         gate.leave(thread);
         ending
     }
@@ -145,6 +154,7 @@ impl Vcpu {
                 None
             }
             Passage::Stop => Some(Served::End(Ending::Stopped)),
+            Passage::Recall => Some(Served::End(Ending::Recalled)),
         }
     }
 

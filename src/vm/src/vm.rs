@@ -1,7 +1,7 @@
 //! One VM: its memory slots, interrupt chip, boot image and vCPUs.
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VmFd};
@@ -12,7 +12,7 @@ use crate::arch::acpi::Platform;
 use crate::arch::boot::{self, Image, Protocol};
 use crate::arch::state::VmState;
 use crate::arch::{Chip, cpuid, layout, regs};
-use crate::memory::{Memory, guest_memory};
+use crate::memory::{Memory, forget, guest_memory};
 use crate::vcpu::Vcpu;
 use crate::{Error, Result};
 
@@ -71,6 +71,38 @@ pub(crate) struct Shared {
     /// Kept mapped as long as any vCPU can run: the slots of `vm` point into it.
     pub(crate) memory: Memory,
     pub(crate) chip: Option<Chip>,
+    /// Where the boot processor starts, once an image is loaded.
+    entry: Mutex<Option<boot::Entry>>,
+}
+
+impl Shared {
+    pub(crate) fn entry(&self) -> Option<boot::Entry> {
+        *self.entry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn load(&self, image: &mut Image<'_>, platform: &Platform, vcpus: u8) -> Result<Protocol> {
+        let entry = boot::load(&self.memory, image, platform, vcpus)?;
+        *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+        Ok(entry.protocol)
+    }
+}
+
+/// Loads the image anew for a reset, when the [`Vm`] itself is gone and only its vCPUs live.
+#[derive(Debug)]
+pub struct Reloader {
+    shared: Arc<Shared>,
+    vcpus: u8,
+}
+
+impl Reloader {
+    /// Forgets all guest memory and loads the image into it. No vCPU and no device may use memory meanwhile.
+    ///
+    /// # Errors
+    /// The image changed and can no longer be loaded.
+    pub fn reload(&self, image: &mut Image<'_>, platform: &Platform) -> Result<()> {
+        forget(&self.shared.memory)?;
+        self.shared.load(image, platform, self.vcpus).map(drop)
+    }
 }
 
 /// One VM before and while its vCPUs run.
@@ -81,7 +113,6 @@ pub struct Vm {
     pub(crate) shared: Arc<Shared>,
     /// Filtered once, then specialised per vCPU.
     cpuid: CpuId,
-    entry: Option<boot::Entry>,
 }
 
 impl Vm {
@@ -113,7 +144,8 @@ impl Vm {
         let cpuid = cpuid::template(supported.as_slice(), config.vcpus, deadline_timer);
         let cpuid = CpuId::from_entries(&cpuid)
             .map_err(|_| Error::io("build the CPUID template")(std::io::ErrorKind::InvalidData.into()))?;
-        Ok(Self { kvm, config, shared: Arc::new(Shared { vm, memory, chip }), cpuid, entry: None })
+        let shared = Arc::new(Shared { vm, memory, chip, entry: Mutex::default() });
+        Ok(Self { kvm, config, shared, cpuid })
     }
 
     /// Guest memory; clones share it.
@@ -143,10 +175,12 @@ impl Vm {
     /// # Errors
     /// The image is malformed or does not fit.
     pub fn boot(&mut self, image: &mut Image<'_>, platform: &Platform) -> Result<Protocol> {
-        let entry = boot::load(&self.shared.memory, image, platform, self.config.vcpus)?;
-        let protocol = entry.protocol;
-        self.entry = Some(entry);
-        Ok(protocol)
+        self.shared.load(image, platform, self.config.vcpus)
+    }
+
+    /// What a reset of this VM needs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader { shared: Arc::clone(&self.shared), vcpus: self.config.vcpus }
     }
 
     /// Creates vCPU `index` with its registers as the boot protocol wants them.
@@ -168,10 +202,10 @@ impl Vm {
             regs::set_local_apic(&fd)?;
         }
         // Application processors wait for their SIPI in the state KVM creates them in.
-        if let (0, Some(entry)) = (index, &self.entry) {
-            regs::set_entry(&fd, &self.shared.memory, entry)?;
+        if let (0, Some(entry)) = (index, self.shared.entry()) {
+            regs::set_entry(&fd, &self.shared.memory, &entry)?;
         }
-        Ok(Vcpu { index, fd, shared: Arc::clone(&self.shared) })
+        Ok(Vcpu { index, fd, shared: Arc::clone(&self.shared), origin: None })
     }
 
     /// State that belongs to the VM and not to one vCPU. The vCPUs must be held.

@@ -59,6 +59,13 @@ impl Chip {
         Ok(())
     }
 
+    /// As at power-on: everything masked, no route.
+    pub(crate) fn reset(&self, vm: &VmFd) -> Result<()> {
+        let mut ioapic = self.lock();
+        *ioapic = Ioapic::default();
+        apply_routes(vm, &ioapic)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Ioapic> {
         // A panic while holding the lock cannot leave the plain registers half-written.
         self.ioapic.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

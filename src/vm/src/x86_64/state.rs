@@ -65,6 +65,14 @@ pub struct VcpuState {
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// TSC frequency in kHz, if KVM tells it.
     pub tsc_khz: Option<u32>,
+    /// Everything that changes while it runs.
+    pub registers: Registers,
+}
+
+/// All registers of one vCPU.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registers {
     /// Run state.
     pub mp_state: kvm_mp_state,
     /// General registers.
@@ -97,28 +105,13 @@ impl Vcpu {
     /// KVM refuses one of the parts.
     pub fn save(&mut self, msrs: &[u32]) -> Result<VcpuState> {
         self.complete_pending_exit()?;
-        let has_lapic = self.shared.chip.is_some();
-        let fd = &self.fd;
-        // Order as in Linux' own tools: mp_state first (it may flush the local APIC), events last.
-        let mp_state = match has_lapic {
-            true => fd.get_mp_state().map_err(Error::kvm("read a vCPU's run state"))?,
-            false => kvm_mp_state::default(),
-        };
-        let lapic = has_lapic.then(|| fd.get_lapic()).transpose().map_err(Error::kvm("read a local APIC"))?;
+        let cpuid = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("read CPUID"))?;
         Ok(VcpuState {
             version: VcpuState::VERSION,
             index: self.index,
-            cpuid: fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("read CPUID"))?.as_slice().to_vec(),
-            tsc_khz: fd.get_tsc_khz().ok(),
-            mp_state,
-            regs: fd.get_regs().map_err(Error::kvm("read registers"))?,
-            sregs: fd.get_sregs().map_err(Error::kvm("read system registers"))?,
-            xcrs: fd.get_xcrs().map_err(Error::kvm("read extended control registers"))?,
-            xsave: fd.get_xsave().map_err(Error::kvm("read vector registers"))?,
-            debug: fd.get_debug_regs().map_err(Error::kvm("read debug registers"))?,
-            lapic,
-            msrs: read_msrs(fd, msrs)?,
-            events: fd.get_vcpu_events().map_err(Error::kvm("read pending events"))?,
+            cpuid: cpuid.as_slice().to_vec(),
+            tsc_khz: self.fd.get_tsc_khz().ok(),
+            registers: Registers::read(&self.fd, self.shared.chip.is_some(), msrs)?,
         })
     }
 
@@ -130,33 +123,47 @@ impl Vcpu {
         check_version("vCPU", state.version, VcpuState::VERSION)?;
         if state.index != self.index {
             let own = u64::from(self.index);
-            return Err(Error::Range {
-                what: "vCPU number of the state",
-                value: state.index.into(),
-                min: own,
-                max: own,
-            });
+            let value = state.index.into();
+            return Err(Error::Range { what: "vCPU number of the state", value, min: own, max: own });
         }
-        let fd = &self.fd;
         let cpuid = CpuId::from_entries(&state.cpuid)
             .map_err(|_| Error::io("rebuild the CPUID leaves")(std::io::ErrorKind::InvalidData.into()))?;
-        fd.set_cpuid2(&cpuid).map_err(Error::kvm("set CPUID"))?;
+        self.fd.set_cpuid2(&cpuid).map_err(Error::kvm("set CPUID"))?;
         // Sound only if the frequency is the host's own or TSC scaling exists; KVM checks that.
-        state.tsc_khz.map_or(Ok(()), |khz| fd.set_tsc_khz(khz)).map_err(Error::kvm("set the TSC frequency"))?;
-        fd.set_regs(&state.regs).map_err(Error::kvm("set registers"))?;
-        set_xsave(fd, &state.xsave)?;
-        fd.set_sregs(&state.sregs).map_err(Error::kvm("set system registers"))?;
-        fd.set_xcrs(&state.xcrs).map_err(Error::kvm("set extended control registers"))?;
-        fd.set_debug_regs(&state.debug).map_err(Error::kvm("set debug registers"))?;
-        if let Some(lapic) = &state.lapic {
-            fd.set_lapic(lapic).map_err(Error::kvm("set a local APIC"))?;
-            fd.set_mp_state(state.mp_state).map_err(Error::kvm("set a vCPU's run state"))?;
+        let scale = |khz| self.fd.set_tsc_khz(khz);
+        state.tsc_khz.map_or(Ok(()), scale).map_err(Error::kvm("set the TSC frequency"))?;
+        match state.registers.write(&self.fd)? {
+            None => Ok(()),
+            Some(index) => Err(Error::Msr { index }),
         }
-        let msrs: Vec<_> = state.msrs.iter().map(|msr| (msr.index, msr.data)).collect();
-        for part in msrs.chunks(kvm_bindings::KVM_MAX_MSR_ENTRIES) {
-            regs::set_msrs(fd, part)?;
+    }
+
+    /// Keeps the registers as they are before the first instruction, for [`Vcpu::rewind`].
+    ///
+    /// # Errors
+    /// KVM refuses one of the parts.
+    pub fn remember(&mut self, msrs: &[u32]) -> Result<()> {
+        self.origin = Some(Box::new(Registers::read(&self.fd, self.shared.chip.is_some(), msrs)?));
+        Ok(())
+    }
+
+    /// A reset: the remembered registers, and for the boot processor the entry of the image loaded last and an
+    /// I/O APIC as at power-on. The vCPU must have left its loop; memory must be loaded ([`crate::Reloader`]).
+    ///
+    /// # Errors
+    /// Nothing was remembered, or KVM refuses one of the parts.
+    pub fn rewind(&mut self) -> Result<()> {
+        self.complete_pending_exit()?;
+        let origin = self.origin.as_ref().ok_or_else(|| {
+            Error::io("reset a vCPU whose registers were not remembered")(std::io::ErrorKind::InvalidInput.into())
+        })?;
+        // MSRs that KVM takes no more once a vCPU ran keep their value: they are the host's features.
+        let _refused = origin.write(&self.fd)?;
+        if self.index == 0 {
+            self.shared.chip.as_ref().map_or(Ok(()), |chip| chip.reset(&self.shared.vm))?;
+            self.shared.entry().map_or(Ok(()), |entry| regs::set_entry(&self.fd, &self.shared.memory, &entry))?;
         }
-        fd.set_vcpu_events(&state.events).map_err(Error::kvm("set pending events"))
+        Ok(())
     }
 
     /// An exit whose result the guest has not consumed yet is finished by one immediate KVM_RUN.
@@ -171,6 +178,44 @@ impl Vcpu {
                 Err(Error::io("bring a held vCPU to rest")(std::io::Error::from_raw_os_error(errno)))
             }
         }
+    }
+}
+
+impl Registers {
+    /// Order as in Linux' own tools: mp_state first (it may flush the local APIC), events last.
+    fn read(fd: &VcpuFd, has_lapic: bool, msrs: &[u32]) -> Result<Self> {
+        let mp_state = match has_lapic {
+            true => fd.get_mp_state().map_err(Error::kvm("read a vCPU's run state"))?,
+            false => kvm_mp_state::default(),
+        };
+        let lapic = has_lapic.then(|| fd.get_lapic()).transpose().map_err(Error::kvm("read a local APIC"))?;
+        Ok(Self {
+            mp_state,
+            regs: fd.get_regs().map_err(Error::kvm("read registers"))?,
+            sregs: fd.get_sregs().map_err(Error::kvm("read system registers"))?,
+            xcrs: fd.get_xcrs().map_err(Error::kvm("read extended control registers"))?,
+            xsave: fd.get_xsave().map_err(Error::kvm("read vector registers"))?,
+            debug: fd.get_debug_regs().map_err(Error::kvm("read debug registers"))?,
+            lapic,
+            msrs: read_msrs(fd, msrs)?,
+            events: fd.get_vcpu_events().map_err(Error::kvm("read pending events"))?,
+        })
+    }
+
+    /// Returns the first MSR that KVM did not take, if any.
+    fn write(&self, fd: &VcpuFd) -> Result<Option<u32>> {
+        fd.set_regs(&self.regs).map_err(Error::kvm("set registers"))?;
+        set_xsave(fd, &self.xsave)?;
+        fd.set_sregs(&self.sregs).map_err(Error::kvm("set system registers"))?;
+        fd.set_xcrs(&self.xcrs).map_err(Error::kvm("set extended control registers"))?;
+        fd.set_debug_regs(&self.debug).map_err(Error::kvm("set debug registers"))?;
+        if let Some(lapic) = &self.lapic {
+            fd.set_lapic(lapic).map_err(Error::kvm("set a local APIC"))?;
+            fd.set_mp_state(self.mp_state).map_err(Error::kvm("set a vCPU's run state"))?;
+        }
+        let refused = write_msrs(fd, &self.msrs)?;
+        fd.set_vcpu_events(&self.events).map_err(Error::kvm("set pending events"))?;
+        Ok(refused)
     }
 }
 
@@ -194,6 +239,23 @@ fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
         rest = &rest[(read + usize::from(read < part.len())).min(rest.len())..];
     }
     Ok(out)
+}
+
+/// Writes MSRs; the first one that KVM does not take is returned, the others are written all the same.
+fn write_msrs(fd: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<Option<u32>> {
+    let (mut rest, mut refused) = (msrs, None);
+    while !rest.is_empty() {
+        let part = &rest[..rest.len().min(kvm_bindings::KVM_MAX_MSR_ENTRIES)];
+        let list = Msrs::from_entries(part)
+            .map_err(|_| Error::io("build the MSR list")(std::io::ErrorKind::InvalidInput.into()))?;
+        let taken = fd.set_msrs(&list).map_err(Error::kvm("set MSRs"))?.min(part.len());
+        if let Some(msr) = part.get(taken) {
+            refused.get_or_insert(msr.index);
+        }
+        // Each round shortens the list.
+        rest = &rest[(taken + usize::from(taken < part.len())).min(rest.len())..];
+    }
+    Ok(refused)
 }
 
 fn check_version(what: &'static str, found: u32, known: u32) -> Result<()> {
