@@ -1,4 +1,5 @@
-//! Boots a Linux kernel in the rig (real runner, real filters), all devices present: `linux_in_rig KERNEL INITRD [CPUS]`.
+//! Boots a Linux kernel in the rig (real runner, real filters), all devices present: `linux_in_rig KERNEL INITRD [CPUS]`,
+//! with RESTART in the environment a reboot starts the guest again.
 //! Prints the serial log, what the virtio console got, the first sector of the writable disk and the end.
 
 use std::time::{Duration, Instant};
@@ -20,8 +21,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .vsock()?;
     let rig = rig.with(|vm| {
         (vm.console, vm.rng, vm.memory, vm.cpus) = (true, true, 256 << 20, cpus);
-        vm.cmdline = "console=ttyS0 reboot=t panic=-1 quiet pci=off".into();
+        vm.cmdline = "console=ttyS0 reboot=k panic=-1 quiet pci=off".into();
         vm.log_bytes = 1 << 20;
+        vm.restart_on_reboot = std::env::var_os("RESTART").is_some();
     });
     let begin = Instant::now();
     let mut vm = rig.start().map_err(|e| format!("{e:?}"))?;

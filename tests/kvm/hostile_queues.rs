@@ -138,7 +138,7 @@ fn rings_where_no_memory_is() -> Result<(), Failed> {
         (16, [MEMORY - 16, good[1], good[2]]),
         (16, [good[0], MEMORY - 2, good[2]]),
         (16, [good[0], good[1], MEMORY - 4]),
-        (16, [u64::MAX & !15, good[1], good[2]]),
+        (16, [!15, good[1], good[2]]),
         (16, [good[0] + 1, good[1], good[2]]),
         (16, [good[0], good[1] + 1, good[2]]),
         (16, [good[0], good[1], good[2] + 2]),

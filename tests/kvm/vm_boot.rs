@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
         trial("application_processors_wait_and_stop", application_processors_wait_and_stop),
         trial("state_moves_to_another_vm", state_moves_to_another_vm),
         trial("ioapic_storm", ioapic_storm),
+        trial("a_reset_starts_afresh", a_reset_starts_afresh),
     ]
 }
 
@@ -248,6 +249,45 @@ fn state_moves_to_another_vm() -> Result<(), Failed> {
     gate.resume();
     let ending = restored[0].run(&console, &gate);
     check(ending == Ending::PowerOff && console.text() == b"B", format!("{ending:?} {:?}", console.text()))
+}
+
+/// The guest shows a byte of its memory, changes it, programs the I/O APIC, resets: the second run sees none of it.
+fn a_reset_starts_afresh() -> Result<(), Failed> {
+    let elf = guest::pvh_elf(|a| {
+        guest::load32(a, guest::DATA_ADDR)?;
+        guest::print_al(a)?;
+        guest::store32(a, guest::DATA_ADDR, 0x55)?;
+        guest::store32(a, layout::IOAPIC as u32, 0x18)?;
+        guest::load32(a, layout::IOAPIC as u32 + 0x10)?;
+        guest::print_al(a)?;
+        guest::store32(a, layout::IOAPIC as u32 + 0x10, 0x41)?;
+        guest::reset(a)
+    });
+    casemate_vm::install_kick_handler()?;
+    let mut vm = Vm::new(kvm()?, VmConfig { vcpus: 2, memory: 4 << 20, irq: IrqMode::Split })?;
+    let mut kernel = tempfile::tempfile()?;
+    kernel.write_all(&elf)?;
+    let mut image = Image { kernel: &mut kernel, initrd: None, initrd_tail: &[], command_line: "tiny" };
+    vm.boot(&mut image, &Platform::default())?;
+    let mut vcpus = [vm.vcpu(0)?, vm.vcpu(1)?];
+    let (reloader, msrs) = (vm.reloader(), vm.msrs_to_save()?);
+    vcpus.iter_mut().try_for_each(|vcpu| vcpu.remember(&msrs))?;
+    drop(vm);
+    let (console, gate) = (Console::default(), Gate::default());
+    for _ in 0..3 {
+        gate.resume();
+        let endings: Vec<Ending> = std::thread::scope(|scope| {
+            let (console, gate) = (&console, &gate);
+            let threads: Vec<_> = vcpus.iter_mut().map(|vcpu| scope.spawn(move || vcpu.run(console, gate))).collect();
+            std::thread::sleep(Duration::from_millis(30));
+            gate.recall(Duration::from_secs(5));
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        check(matches!(endings[..], [Ending::Reset(_), Ending::Recalled]), format!("{endings:?}"))?;
+        reloader.reload(&mut image, &Platform::default())?;
+        vcpus.iter_mut().try_for_each(|vcpu| vcpu.rewind())?;
+    }
+    check(console.text() == [0; 6], format!("{:?}", console.text()))
 }
 
 /// Every redirection entry written with every kind of nonsense: KVM takes the routes, nothing ends.
