@@ -165,6 +165,7 @@ impl Life {
         for mail in threads.mailbox.take() {
             match mail {
                 Mail::News(news) => self.pass_on(news, warden),
+                Mail::Broken(why) => return Some((ExitCause::InternalError, Some(why))),
                 Mail::Ended(Ending::Stopped | Ending::Recalled) => {}
                 Mail::Ended(ending) => {
                     // The first ending counts; the other vCPUs stop because of it.
@@ -173,7 +174,8 @@ impl Life {
             }
         }
         let end = end?;
-        if let (Ending::Reset(_), Some(restart)) = (end, &mut threads.restart) {
+        // An agent that failed would fail again: its reset is the end.
+        if let (Ending::Reset(_), Some(restart), None) = (end, &mut threads.restart, &self.agent_failed) {
             return match restart.prepare(&threads.gate) {
                 Ok(()) => {
                     threads.ear.forget();

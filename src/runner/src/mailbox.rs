@@ -18,6 +18,8 @@ const MAX_NEWS: usize = 16;
 pub enum Mail {
     /// A vCPU left its loop; the VM is over.
     Ended(Ending),
+    /// A vCPU could not be started again.
+    Broken(String),
     /// The agent reported.
     News(GuestNews),
 }

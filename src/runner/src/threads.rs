@@ -81,8 +81,8 @@ fn run_vcpu(vcpu: &mut Vcpu, exits: &Exits, gate: &Gate, mailbox: &Mailbox, turn
         }
         let (Some(turns), Ending::Reset(_) | Ending::Recalled) = (turns, ending) else { return };
         turn = turns.wait(turn);
-        if vcpu.rewind().is_err() {
-            mailbox.post(Mail::Ended(Ending::RunFailed { errno: 0 }));
+        if let Err(error) = vcpu.rewind() {
+            mailbox.post(Mail::Broken(Error::new("restart the guest", &error).to_string()));
             return;
         }
     }

@@ -31,5 +31,5 @@ pub use arch::state::{Registers, VcpuState, VmState};
 pub use error::{BootError, Error, Result};
 pub use gate::Gate;
 pub use memory::{Memory, guest_memory};
-pub use vcpu::{Ending, ExitHandler, KICK_SIGNALS, Vcpu, install_kick_handler};
+pub use vcpu::{Ending, ExitHandler, Vcpu, install_kick_handler};
 pub use vm::{IrqMode, Kvm, Reloader, Vm, VmConfig};

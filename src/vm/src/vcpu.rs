@@ -272,9 +272,6 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
-/// The kick signal, relative to SIGRTMIN: a seccomp filter for `tgkill` allows this one.
-pub const KICK_SIGNALS: i32 = 0;
-
 /// Installs the handler of the kick signal. Once per process, before the first [`Vcpu::run`].
 ///
 /// # Errors
@@ -284,8 +281,9 @@ pub fn install_kick_handler() -> Result<()> {
         .map_err(|e| Error::io("install the vCPU kick handler")(e.into()))
 }
 
+/// The first real-time signal that the C library leaves free; seccomp filters know it as SIGRTMIN.
 fn kick_signal() -> libc::c_int {
-    libc::SIGRTMIN() + KICK_SIGNALS
+    libc::SIGRTMIN()
 }
 
 fn gettid() -> libc::pid_t {
