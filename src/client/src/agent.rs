@@ -22,13 +22,15 @@ use crate::wait;
 /// `OK 4294967295\n` and some.
 const MAX_GREETING: usize = 32;
 const RETRY: Duration = Duration::from_millis(20);
+/// One attempt; between two the caller is asked whether to go on.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Connects to the agent, trying again until `limit` is over: a guest that boots does not listen yet. `stop` is asked between
 /// two attempts and ends them.
 pub fn connect(dir: &SandboxDir, limit: Duration, mut stop: impl FnMut() -> bool) -> Result<UnixStream> {
     let deadline = Instant::now() + limit;
     loop {
-        let reason = match attempt(dir, deadline) {
+        let reason = match attempt(dir, deadline.min(Instant::now() + ATTEMPT)) {
             Ok(stream) => return Ok(stream),
             Err(reason) => reason,
         };

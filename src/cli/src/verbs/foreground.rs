@@ -6,6 +6,7 @@
 //! It dies with this process: the warden sees descriptor 3 hang up.
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use casemate_agent_protocol::{ExitStatus, ToAgent};
@@ -69,8 +70,19 @@ pub fn foreground(
             Came::Signal(signal) => return Ok(Ending { code: aborted(launch, signal)?, ran: false }),
         }
     }
-    let outcome = attached(&mut launch, signals, &dir, spec);
-    let outcome = match outcome {
+    let stream = match connected(&mut launch, signals, &dir) {
+        Ok(Connected::Stream(stream)) => stream,
+        Ok(Connected::Ended(report)) => {
+            finish(launch);
+            return ended(&dir, &report, None).map(ran);
+        }
+        Ok(Connected::Signal(signal)) => return Ok(Ending { code: aborted(launch, signal)?, ran: false }),
+        Err(failure) => {
+            launch.abort();
+            return Err(with_console(failure, &dir, None));
+        }
+    };
+    let outcome = match attached(stream, &mut launch, signals, spec) {
         Ok(outcome) => outcome,
         Err(failure) => {
             // The agent's word is final for this session; hanging up ends the VM.
@@ -87,9 +99,32 @@ fn finish(launch: Launch) {
     }
 }
 
-/// The session, from connecting to its end. The terminal is as before when this returns.
-fn attached(launch: &mut Launch, signals: &Signals, dir: &SandboxDir, spec: &SpecFile) -> Result<Outcome> {
-    let stream = agent::connect(dir, CONNECT, || false)?;
+enum Connected {
+    Stream(UnixStream),
+    Ended(ExitReport),
+    Signal(i32),
+}
+
+/// Connects to the agent, unless the user or the sandbox ends before.
+fn connected(launch: &mut Launch, signals: &Signals, dir: &SandboxDir) -> Result<Connected> {
+    let mut other = None;
+    let stop = || {
+        match next(launch, signals, Some(Duration::ZERO)) {
+            Ok(Came::Event(Event::Exited(report))) => other = Some(Connected::Ended(report)),
+            Ok(Came::Signal(signal)) => other = Some(Connected::Signal(signal)),
+            _ => {}
+        }
+        other.is_some()
+    };
+    match (agent::connect(dir, CONNECT, stop), other) {
+        (Ok(stream), _) => Ok(Connected::Stream(stream)),
+        (Err(_), Some(other)) => Ok(other),
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
+/// The session, from attaching to its end. The terminal is as before when this returns.
+fn attached(stream: UnixStream, launch: &mut Launch, signals: &Signals, spec: &SpecFile) -> Result<Outcome> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let size = if spec.tty { terminal::size(&stdin) } else { None };
     let session = AgentStream::open(stream, &ToAgent::Attach { size })?;
