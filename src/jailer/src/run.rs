@@ -173,7 +173,7 @@ fn serve(
         }
     };
     warden.client = Some(client);
-    if let Err(failed) = warden.prove() {
+    if let Err(failed) = narrow(plan).and_then(|()| warden.prove()) {
         let client = warden.client.take();
         let console = start.dir.console_tail(2048);
         let left = end(&warden.child, start);
@@ -184,6 +184,15 @@ fn serve(
     let started = Event::Started(Box::new(warden.record.clone()));
     tell(&warden, &started);
     finish(warden, start);
+    Ok(())
+}
+
+/// The warden's own step before it listens to a runner: its filter, and the filter's word that it is the live one.
+fn narrow(plan: &Plan) -> Result<(), StepFailed> {
+    for step in plan.steps_of(Role::Warden).filter(|step| step.action == Action::NarrowWarden) {
+        let token = casemate_confine::seccomp::apply(casemate_confine::seccomp::Filter::Warden);
+        token.map(drop).map_err(|e| StepFailed::at(step, e))?;
+    }
     Ok(())
 }
 

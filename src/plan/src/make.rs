@@ -507,6 +507,16 @@ impl Maker<'_> {
             "attest from inside: label, NNP, seccomp, capabilities, Landlock, uid, descriptors",
             "with negative controls: a layer that does not deny is not there",
         );
+        if self.facts.seccomp {
+            self.step(
+                Role::Warden,
+                Layer::Seccomp,
+                Action::NarrowWarden,
+                "install the warden's seccomp filter",
+                "it keeps root's rights to give the host back at the end, and talks to a runner that may be hostile: \
+                 no exec, no new process, no network",
+            );
+        }
         self.step(
             Role::Warden,
             none,

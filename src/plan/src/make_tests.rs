@@ -12,7 +12,7 @@ fn spec(text: &str) -> SandboxSpec {
 
 const AGENT: &str = "name = 'web'\ncommand = ['true']\nroot = { image = '/srv/root.erofs', fstype = 'erofs' }\n\
                      disks = [{ id = 'data', path = '/srv/data.img', format = 'raw' }]\n";
-const BARE: &str = "name = 'tiny'\nbare = true\nkernel = '/k'\nmemory = '2M'\n";
+const BARE: &str = "name = 'tiny'\nbare = true\nkernel = '/k'\nmemory = '4M'\n";
 
 fn v2() -> CgroupFacts {
     CgroupFacts::V2 {

@@ -102,21 +102,46 @@ pub struct CgroupPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
 pub enum Action {
-    ReserveName { run_dir: String },
-    LeaseUid { first: u32, last: u32 },
+    ReserveName {
+        run_dir: String,
+    },
+    LeaseUid {
+        first: u32,
+        last: u32,
+    },
     LeaseMcs,
-    OpenFile { fd: String, path: String, kind: FdKind, access: FdAccess },
-    LockImage { fd: String, exclusive: bool },
-    Relabel { fd: String, class: ImageClass },
-    CreateLogs { bytes: u64 },
+    OpenFile {
+        fd: String,
+        path: String,
+        kind: FdKind,
+        access: FdAccess,
+    },
+    LockImage {
+        fd: String,
+        exclusive: bool,
+    },
+    Relabel {
+        fd: String,
+        class: ImageClass,
+    },
+    CreateLogs {
+        bytes: u64,
+    },
     CreateSockets,
     CreateCgroup(CgroupPlan),
-    CloneRunner { namespaces: Vec<Namespace>, into_cgroup: bool },
+    CloneRunner {
+        namespaces: Vec<Namespace>,
+        into_cgroup: bool,
+    },
     JoinCgroup,
     EmptyRoot,
-    SetRlimits { limits: Vec<Rlimit> },
+    SetRlimits {
+        limits: Vec<Rlimit>,
+    },
     SetExecLabel,
-    RestrictLandlock { abi: u32 },
+    RestrictLandlock {
+        abi: u32,
+    },
     InstallExecFilter,
     DropBoundingSet,
     DropGroups,
@@ -127,10 +152,14 @@ pub enum Action {
     ExecRunner,
     CheckFds,
     SetNoNewPrivs,
-    RestrictLandlockFully { abi: u32 },
+    RestrictLandlockFully {
+        abi: u32,
+    },
     CreateVm,
     InstallThreadFilters,
     AttestInside,
+    /// The warden keeps root's rights for the end; its system calls are those of its filter from here on.
+    NarrowWarden,
     AttestOutside,
     Go,
 }
