@@ -29,6 +29,7 @@ use crate::wait::{self, readable};
 const ESCAPE: u8 = 0x1d;
 /// After the VM is gone, what is still on its way.
 const REST: Duration = Duration::from_secs(2);
+const SIGKILL: i32 = 9;
 const SIGPIPE: i32 = 13;
 
 /// The caller's ends.
@@ -44,8 +45,10 @@ pub struct Stdio<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     Exited(ExitStatus),
-    /// The user asked twice, or by the escape keys.
-    GivenUp,
+    /// The user asked twice, or by the escape keys (signal 9), or before the process ran.
+    GivenUp {
+        signal: i32,
+    },
     /// The agent hung up; the warden may know more.
     Closed,
 }
@@ -153,8 +156,8 @@ impl<'a> Pump<'a> {
             if drained && (self.agent.has_ended() || over) {
                 return Ok(self.outcome);
             }
-            if self.turn()? {
-                self.outcome.end = End::GivenUp;
+            if let Some(signal) = self.turn()? {
+                self.outcome.end = End::GivenUp { signal };
                 return Ok(self.outcome);
             }
         }
@@ -181,8 +184,8 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
-    /// One poll and what follows from it. True: the user gave up on the guest.
-    fn turn(&mut self) -> Result<bool> {
+    /// One poll and what follows from it. A signal: the user gave up on the guest.
+    fn turn(&mut self) -> Result<Option<i32>> {
         let stdin = self.stdin.filter(|_| self.agent.session.stdin_room() > 0);
         let none = PollFlags::empty();
         let out = |sink: &Sink<'_>| if sink.out.is_empty() { none } else { PollFlags::OUT };
@@ -214,13 +217,15 @@ impl<'a> Pump<'a> {
         if readable(got[5]) {
             self.hear();
         }
-        if readable(got[4]) && self.signal()? {
-            return Ok(true);
+        if readable(got[4])
+            && let Some(signal) = self.signal()?
+        {
+            return Ok(Some(signal));
         }
         if readable(got[1]) && self.read_stdin()? {
-            return Ok(true);
+            return Ok(Some(SIGKILL));
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn write(&mut self, stdout: PollFlags, stderr: PollFlags) -> Result<()> {
@@ -249,7 +254,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    fn signal(&mut self) -> Result<bool> {
+    fn signal(&mut self) -> Result<Option<i32>> {
         while let Some(arrived) = self.signals.and_then(Signals::next) {
             match arrived {
                 Arrived::Resize => {
@@ -257,7 +262,8 @@ impl<'a> Pump<'a> {
                         self.agent.send(&ToAgent::Resize(size))?;
                     }
                 }
-                Arrived::End(_) if self.asked_to_end || !self.started => return Ok(true),
+                Arrived::End(_) if self.asked_to_end => return Ok(Some(SIGKILL)),
+                Arrived::End(signal) if !self.started => return Ok(Some(signal)),
                 Arrived::End(signal) => {
                     self.asked_to_end = true;
                     self.agent.send(&ToAgent::Signal { signal })?;
@@ -266,7 +272,7 @@ impl<'a> Pump<'a> {
                 Arrived::Other(_) => {}
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn read_stdin(&mut self) -> Result<bool> {

@@ -35,7 +35,7 @@ pub fn exec(context: &Context, args: &ExecArgs) -> Result<u8> {
     drop(raw);
     match outcome?.end {
         End::Exited(status) => Ok(ExitStatus::code(status)),
-        End::GivenUp => Ok(signal_code(9)),
+        End::GivenUp { signal } => Ok(signal_code(signal)),
         End::Closed => Err(Failure::new(format!("{}: the session ended without the command's exit status", dir.name))
             .remedy(format!("`casemate inspect {}` tells whether the sandbox still runs", dir.name))),
     }

@@ -137,11 +137,11 @@ fn attached(stream: UnixStream, launch: &mut Launch, signals: &Signals, spec: &S
 fn conclude(mut launch: Launch, signals: &Signals, dir: &SandboxDir, outcome: Outcome) -> Result<u8> {
     let status = match outcome.end {
         End::Exited(status) => Some(status),
-        End::GivenUp => {
+        End::GivenUp { signal } => {
             if !launch.abort() {
                 say(&format!("{}: killed, but its warden has not ended yet; see `casemate ps -a`", dir.name));
             }
-            return Ok(signal_code(9));
+            return Ok(signal_code(signal));
         }
         End::Closed => None,
     };
