@@ -127,6 +127,7 @@ fn layers(out: &mut String, record: &SandboxRecord, now: bool) {
         let findings: Vec<&Finding> = record.findings.iter().filter(|f| f.layer == layer.to_string()).collect();
         let holds = findings.iter().all(|f| f.ok);
         let state = match (findings.is_empty(), holds) {
+            _ if is_absent(layer, record) => paint("absent", Tone::Weak),
             (true, _) => paint("not attested", Tone::Weak),
             (false, true) => paint("holds", Tone::Good),
             (false, false) => paint("BROKEN", Tone::Bad),
@@ -154,6 +155,16 @@ fn finding(out: &mut String, line: &Line<'_>) {
         let expected = sanitize::line(line.expected, 200);
         writeln!(out, "      {} {what}: {seen}, where the plan says {expected}", paint("NO", Tone::Bad))
     };
+}
+
+/// A layer that the host does not have; what was "found" of it is that.
+fn is_absent(layer: Layer, record: &SandboxRecord) -> bool {
+    match layer {
+        Layer::Selinux => record.label.is_none(),
+        Layer::Landlock => record.landlock_abi == 0,
+        Layer::Cgroup => record.cgroups.is_empty(),
+        _ => false,
+    }
 }
 
 /// What code in the runner could still do, if this layer alone stood.

@@ -67,8 +67,12 @@ pub fn stop(context: &Context, args: &StopArgs) -> Result<()> {
 }
 
 fn stop_one(context: &Context, name: &str, grace: Duration) -> Result<()> {
-    let (dir, control) = control(context, name)?;
+    let dir = store::open(&context.dirs, name)?;
     let entry = dir.entry()?;
+    if entry.status == Status::Exited {
+        return Ok(());
+    }
+    let control = Control::connect(&dir)?;
     if entry.record.command.is_empty() {
         say(&format!("{name} is a bare guest: no agent can be asked, so it is killed"));
         return Ok(control.kill().map(drop)?);
