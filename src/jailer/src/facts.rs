@@ -1,7 +1,7 @@
 //! The facts of this host, gathered once per start from `sys` and `label` probes.
 
-use casemate_label::{SelinuxMode as LabelMode, mode};
-use casemate_plan::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, SelinuxMode};
+use casemate_label::mode;
+use casemate_plan::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts};
 use casemate_sys::facts::{cgroup, kernel, kvm};
 
 use crate::error::StepFailed;
@@ -12,7 +12,7 @@ pub fn gather() -> Result<HostFacts, StepFailed> {
     Ok(HostFacts {
         kernel_release: kernel::release(),
         kvm: kvm_facts(),
-        selinux: selinux(&mode::probe()),
+        selinux: SelinuxFacts::from(&mode::probe()),
         landlock_abi: kernel::landlock_abi(),
         seccomp: seccomp.kill_process && seccomp.errno,
         cgroup: cgroups()?,
@@ -27,22 +27,6 @@ fn kvm_facts() -> KvmFacts {
             "/dev/kvm does not exist; load kvm_intel or kvm_amd, and enable virtualization in the firmware".into(),
         ),
         kvm::Kvm::Unusable(why) => KvmFacts::Unusable(why),
-    }
-}
-
-/// The planner's view of what the loaded policy answered.
-pub fn selinux(found: &casemate_label::SelinuxFacts) -> SelinuxFacts {
-    let mode = match found.mode {
-        LabelMode::Disabled => return SelinuxFacts::DISABLED,
-        LabelMode::Permissive => SelinuxMode::Permissive,
-        LabelMode::Enforcing => SelinuxMode::Enforcing,
-    };
-    SelinuxFacts {
-        mode,
-        mls: found.own.as_ref().is_some_and(|own| own.range().is_some()),
-        module: found.missing_types.is_empty(),
-        domain_permissive: found.domain_permissive,
-        mcs_constrained: found.mcs_constrained && found.problems.is_empty(),
     }
 }
 
