@@ -41,10 +41,11 @@ impl RunDir {
     /// Opens the run directory, and makes it if `create`.
     pub fn open(run_dir: &Path, create: bool) -> Result<Self, StepFailed> {
         let root = open_private(run_dir, create)?;
-        if create && let Err(error) = rustix::fs::mkdirat(&root, "vms", Mode::from_raw_mode(0o700)) {
-            if error != rustix::io::Errno::EXIST {
-                return Err(failed(std::io::Error::from(error)));
-            }
+        if create
+            && let Err(error) = rustix::fs::mkdirat(&root, "vms", Mode::from_raw_mode(0o700))
+            && error != rustix::io::Errno::EXIST
+        {
+            return Err(failed(std::io::Error::from(error)));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let vms = path::open_beneath(root.as_fd(), Path::new("vms"), flags, Mode::empty()).map_err(failed)?;
@@ -115,11 +116,12 @@ impl RunDir {
 
 /// A directory of root's that nobody else can write, reached without symlinks.
 fn open_private(run_dir: &Path, create: bool) -> Result<OwnedFd, StepFailed> {
-    if create && let Err(error) = rustix::fs::mkdir(run_dir, Mode::from_raw_mode(0o700)) {
-        if error != rustix::io::Errno::EXIST {
-            let error = std::io::Error::from(error);
-            return Err(StepFailed::because(STAGE, format!("cannot create {}: {error}", run_dir.display())));
-        }
+    if create
+        && let Err(error) = rustix::fs::mkdir(run_dir, Mode::from_raw_mode(0o700))
+        && error != rustix::io::Errno::EXIST
+    {
+        let error = std::io::Error::from(error);
+        return Err(StepFailed::because(STAGE, format!("cannot create {}: {error}", run_dir.display())));
     }
     let fd = path::open_no_symlinks(run_dir, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
     let is = path::identity(&fd).map_err(failed)?;

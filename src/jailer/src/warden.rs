@@ -123,7 +123,7 @@ impl Warden {
     }
 
     fn death(&self, step: &str) -> StepFailed {
-        let ended = self.child.wait().map_or("for an unknown reason".into(), |exit| how(exit));
+        let ended = self.child.wait().map_or("for an unknown reason".into(), how);
         StepFailed::because(step, format!("the runner ended {ended}"))
     }
 
