@@ -137,7 +137,23 @@ fn verdict(report: &Value) -> String {
     }
 }
 
-/// Keys in the order of the first row, then further ones.
+/// The order of columns; a JSON object has none.
+const ORDER: [&str; 12] = [
+    "attack",
+    "layer",
+    "control",
+    "attempt",
+    "outcome",
+    "all",
+    "selinux",
+    "landlock",
+    "seccomp",
+    "uid_and_caps",
+    "namespaces",
+    "ok",
+];
+
+/// All keys of the rows, the known ones first and in their order.
 fn columns(rows: &[&Value]) -> Vec<String> {
     let mut columns: Vec<String> = Vec::new();
     for key in rows.iter().filter_map(|r| r.as_object()).flat_map(Map::keys) {
@@ -145,6 +161,8 @@ fn columns(rows: &[&Value]) -> Vec<String> {
             columns.push(key.clone());
         }
     }
+    let place = |name: &String| ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len());
+    columns.sort_by_key(place);
     columns
 }
 

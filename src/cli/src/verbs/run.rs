@@ -38,8 +38,14 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<u8> {
     let record = loop {
         match next(&mut launch, &signals, None)? {
             Came::Event(Event::Started(record)) => break *record,
-            Came::Event(Event::Failed(failure)) => return Err(start_failed(failure)),
-            Came::Event(Event::Exited(report)) => return Err(ended_early("the sandbox", &report)),
+            Came::Event(Event::Failed(failure)) => {
+                launch.finish();
+                return Err(start_failed(failure));
+            }
+            Came::Event(Event::Exited(report)) => {
+                launch.finish();
+                return Err(ended_early("the sandbox", &report));
+            }
             Came::Event(Event::Guest(_)) | Came::Nothing => {}
             Came::Signal(signal) => return aborted(launch, signal),
         }
