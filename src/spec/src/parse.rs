@@ -30,10 +30,22 @@ pub fn toml(text: &str) -> Result<SpecFile, SpecError> {
     serde_path_to_error::deserialize(input).map_err(|e| syntax("TOML", &e))
 }
 
-/// The JSON Schema of the wire form.
+/// The JSON Schema of the wire form, with keys in order whatever features the JSON library was built with.
 pub fn json_schema() -> String {
-    let schema = schemars::schema_for!(SpecFile);
+    let schema = sorted(schemars::schema_for!(SpecFile).into());
     serde_json::to_string_pretty(&schema).unwrap_or_default() + "\n"
+}
+
+fn sorted(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(map) => {
+            let mut entries: Vec<_> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            entries.into_iter().collect()
+        }
+        serde_json::Value::Array(items) => items.into_iter().map(sorted).collect(),
+        plain => plain,
+    }
 }
 
 fn check_size(form: &'static str, bytes: &[u8]) -> Result<(), SpecError> {
