@@ -30,6 +30,8 @@ pub enum Error {
     Warden { name: String, reason: String },
     #[error("the jailer {0}")]
     Jailer(String),
+    #[error("the jailer speaks another version of the protocol: {0}")]
+    Version(String),
     #[error("'{verb}' failed: {said}")]
     Verb { verb: String, said: String },
     #[error("the session with the guest's agent failed")]
@@ -59,6 +61,7 @@ impl Error {
             Error::Record { .. } | Error::Warden { .. } => {
                 "`casemate repair` cleans up after a warden that died".into()
             }
+            Error::Version(_) => "install all of Casemate's programs from one build".into(),
             Error::AgentUnreachable(_) => "`casemate logs --console NAME` shows what the guest's kernel said".into(),
             _ => return None,
         })

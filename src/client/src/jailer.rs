@@ -183,6 +183,9 @@ impl Launch {
     }
 
     fn lost(&mut self, error: &ChannelError) -> Error {
+        if let ChannelError::Codec(error) = error {
+            return Error::Version(error.to_string());
+        }
         let status = wait::child(&mut self.child, Duration::from_secs(2)).ok().flatten();
         let how = match status {
             Some(status) => format!("ended without a word ({status})"),

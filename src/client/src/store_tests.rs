@@ -28,6 +28,7 @@ pub fn record(name: &str) -> SandboxRecord {
         findings: vec![],
         cgroups: vec![],
         landlock_abi: 7,
+        timings: vec![],
         exit: None,
     }
 }
