@@ -3,12 +3,17 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod cli;
 mod confine;
 mod confine_probe;
 mod devices;
 mod hostile;
 mod hostile_devices;
 mod hostile_queues;
+mod jailer;
+mod jailer_control;
+mod jailer_input;
+mod jailer_kill;
 mod runner;
 mod vm_boot;
 
@@ -21,8 +26,18 @@ fn main() -> ExitCode {
         return code;
     }
     let args = Arguments::from_args();
-    let modules =
-        [vm_boot::tests(), runner::tests(), devices::tests(), hostile_queues::tests(), hostile_devices::tests()];
+    let modules = [
+        vm_boot::tests(),
+        runner::tests(),
+        devices::tests(),
+        hostile_queues::tests(),
+        hostile_devices::tests(),
+        jailer::tests(),
+        jailer_control::tests(),
+        jailer_input::tests(),
+        jailer_kill::tests(),
+        cli::tests(),
+    ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
     if let Some(reason) = missing() {
         eprintln!("kvm tier skipped: {reason}");

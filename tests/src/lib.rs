@@ -1,5 +1,7 @@
 //! What the integration tiers share.
 
 pub mod guest;
+pub mod jail;
 pub mod rig;
+pub mod step;
 pub mod virtio;
