@@ -14,6 +14,7 @@ pub mod make;
 pub mod posture;
 pub mod role;
 pub mod step;
+mod steps;
 
 pub use config::HostConfig;
 pub use facts::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, SelinuxMode};

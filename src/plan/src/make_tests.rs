@@ -4,7 +4,8 @@ use casemate_spec::parse;
 
 use super::*;
 use crate::explain;
-use crate::facts::SelinuxFacts;
+use crate::facts::{CgroupFacts, SelinuxFacts};
+use crate::step::Action;
 
 fn spec(text: &str) -> SandboxSpec {
     SandboxSpec::try_from(parse::toml(text).unwrap()).unwrap()
