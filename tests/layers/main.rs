@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("casemate-runner", 4),
     ("casemate-agent", 4),
     ("casemate-probe", 4),
+    ("casemate-benches", 5),
 ];
 
 /// What a crate must never link, directly or not.

@@ -159,6 +159,7 @@ impl Running {
             }
             match self.warden.receive::<FromRunner>() {
                 Ok(FromRunner::Guest(news)) => self.news.push(news),
+                Ok(FromRunner::Timed(_)) => {}
                 Ok(message) => return Ok(message),
                 Err(error) => return Err(format!("{error}; {:?}", self.child.wait()?).into()),
             }

@@ -16,6 +16,7 @@ use casemate_wire::Channel;
 use casemate_wire::runner::FromRunner;
 use rustix::fs::FileType;
 
+use crate::clock::ChildClock;
 use crate::error::StepFailed;
 use crate::start::Start;
 
@@ -27,6 +28,7 @@ pub struct Bound {
     pub program: OwnedFd,
     /// /dev/null for 0, 1 and 2: one read-only, one write-only.
     pub null: [OwnedFd; 2],
+    pub clock: ChildClock,
 }
 
 /// Opens a program of ours, beside the jailer or in /usr/libexec/casemate: root's file that nobody else can write.
@@ -85,11 +87,15 @@ pub fn run(plan: &Plan, bound: Bound, start: &mut Start) -> ! {
 
 /// All steps but the exec, which it returns.
 fn steps<'a>(plan: &'a Plan, bound: &Bound, start: &Start) -> Result<&'a Step, StepFailed> {
+    let mut watch = start.watch.split("child");
+    watch.lap("born");
     for step in plan.steps_of(Role::Child) {
         if step.action == Action::ExecRunner {
+            bound.clock.tell(&watch);
             return Ok(step);
         }
         apply(step, bound, start)?;
+        watch.lap("");
     }
     Err(StepFailed::because("plan", "it has no exec"))
 }
@@ -135,7 +141,8 @@ fn arrange_stdio(step: &Step, bound: &Bound) -> Result<(), StepFailed> {
 
 /// Returns only on failure: why, and the table at its new numbers, all else closed.
 fn exec(step: &Step, bound: Bound) -> (StepFailed, Vec<OwnedFd>) {
-    let Bound { table, program, null, .. } = bound;
+    let Bound { table, program, null, clock, .. } = bound;
+    drop(clock);
     // 0 to 2 are copies of them; the exec closes these numbers, so nothing may own them then.
     let [read, write] = null;
     fds::leak(read);

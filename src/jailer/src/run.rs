@@ -13,6 +13,7 @@ use casemate_wire::{Channel, record};
 use rustix::process::Signal;
 
 use crate::child::{self, Bound};
+use crate::clock::{ChildClock, Stopwatch};
 use crate::error::StepFailed;
 use crate::start::Start;
 use crate::store::{EXIT, STATE};
@@ -21,8 +22,9 @@ use crate::{attest, clock, facts, guest, input};
 
 /// Runs a sandbox to its end. The client hears of every outcome through its socket.
 pub fn run(config: &HostConfig) -> Result<(), StepFailed> {
+    let watch = Stopwatch::start("jailer");
     let input = input::take()?;
-    match started(config, &input.spec, input.client) {
+    match started(config, &input.spec, input.client, watch) {
         Ok(()) => Ok(()),
         Err(NotStarted { client, failed, left }) => {
             let mut failure = failed.failure(left);
@@ -41,22 +43,26 @@ struct NotStarted {
     left: Vec<String>,
 }
 
-fn started(config: &HostConfig, spec: &[u8], client: Channel) -> Result<(), NotStarted> {
+fn started(config: &HostConfig, spec: &[u8], client: Channel, mut watch: Stopwatch) -> Result<(), NotStarted> {
     let signals = match prepare_process() {
         Ok(signals) => signals,
         Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
     };
+    watch.lap("prepare the jailer");
     let planned = input::spec(spec).and_then(|spec| {
+        watch.lap("parse the specification");
         let facts = facts::gather()?;
+        watch.lap("gather the facts of the host");
         let plan = plan(&spec, &facts, config);
         plan.check().map_err(|e| StepFailed::because("plan", e.to_string()))?;
+        watch.lap("plan");
         Ok((spec, plan))
     });
     let (spec, plan) = match planned {
         Ok(planned) => planned,
         Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
     };
-    let mut start = match reserve(config, &spec, &plan) {
+    let mut start = match reserve(config, &spec, &plan, watch) {
         Ok(start) => start,
         Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
     };
@@ -77,14 +83,14 @@ fn prepare_process() -> Result<OwnedFd, StepFailed> {
     signal::as_fd(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(|e| StepFailed::stage(STAGE, e))
 }
 
-fn reserve(config: &HostConfig, spec: &SandboxSpec, plan: &Plan) -> Result<Start, StepFailed> {
+fn reserve(config: &HostConfig, spec: &SandboxSpec, plan: &Plan, watch: Stopwatch) -> Result<Start, StepFailed> {
     let name = match spec.name() {
         Some(name) => name.clone(),
         None => made_up_name()?,
     };
     let first = plan.steps.first().filter(|step| matches!(step.action, Action::ReserveName { .. }));
     let first = first.ok_or_else(|| StepFailed::because("plan", "it does not begin with a name"))?;
-    Start::reserve(config, name, first)
+    Start::reserve(config, name, first, watch)
 }
 
 fn made_up_name() -> Result<SandboxId, StepFailed> {
@@ -101,8 +107,10 @@ fn launch(spec: &SandboxSpec, plan: &Plan, start: &mut Start) -> Result<(Child, 
     start.guest_config(guest::config(spec, start.name.as_str())?);
     for step in plan.steps_of(Role::Jailer).filter(|s| !matches!(s.action, Action::CloneRunner { .. })) {
         start.apply(step, plan)?;
+        start.watch.lap(&step.what);
     }
     let bound = bind(plan, start)?;
+    start.watch.lap("bind descriptors and plan for the runner");
     let clone = plan.steps.iter().find(|s| matches!(s.action, Action::CloneRunner { .. }));
     let clone = clone.ok_or_else(|| StepFailed::because("plan", "it has no clone"))?;
     let Action::CloneRunner { namespaces, into_cgroup } = &clone.action else { unreachable!("found by this pattern") };
@@ -111,7 +119,12 @@ fn launch(spec: &SandboxSpec, plan: &Plan, start: &mut Start) -> Result<(Child, 
     match clone3(&CloneOptions { namespaces, cgroup }).map_err(|e| StepFailed::at(clone, e))? {
         Cloned::Child => child::run(plan, bound, start),
         // What the runner now holds is closed here with `bound`: its death frees images and their locks.
-        Cloned::Parent(child) => Ok((child, bound.role)),
+        Cloned::Parent(child) => {
+            start.watch.lap(&clone.what);
+            start.watch.become_role("warden");
+            start.child_clock = Some(bound.clock);
+            Ok((child, bound.role))
+        }
     }
 }
 
@@ -153,7 +166,8 @@ fn bind(plan: &Plan, start: &mut Start) -> Result<Bound, StepFailed> {
     let bytes = casemate_wire::codec::encode(&role).map_err(|e| StepFailed::stage(STAGE, e))?;
     let head = table.remove(0);
     table.insert(0, memfd::seal(names::PLAN, head, &bytes).map_err(failed)?);
-    Ok(Bound { role, table, program: child::runner_program()?, null: child::null_device()? })
+    let clock = ChildClock::new().map_err(|e| StepFailed::stage(STAGE, e))?;
+    Ok(Bound { role, table, program: child::runner_program()?, null: child::null_device()?, clock })
 }
 
 fn serve(
@@ -173,7 +187,7 @@ fn serve(
         }
     };
     warden.client = Some(client);
-    if let Err(failed) = narrow(plan).and_then(|()| warden.prove()) {
+    if let Err(failed) = narrow(plan, &mut warden.watch).and_then(|()| warden.prove()) {
         let client = warden.client.take();
         let console = start.dir.console_tail(2048);
         let left = end(&warden.child, start);
@@ -181,6 +195,7 @@ fn serve(
         let failed = StepFailed { error: with_console(failed.error, console), ..failed };
         return Err(NotStarted { client, failed, left });
     }
+    warden.watch.append(start.child_clock.take().map(|clock| clock.read(plan)).unwrap_or_default());
     let started = Event::Started(Box::new(warden.record.clone()));
     tell(&warden, &started);
     finish(warden, start);
@@ -188,10 +203,11 @@ fn serve(
 }
 
 /// The warden's own step before it listens to a runner: its filter, and the filter's word that it is the live one.
-fn narrow(plan: &Plan) -> Result<(), StepFailed> {
+fn narrow(plan: &Plan, watch: &mut Stopwatch) -> Result<(), StepFailed> {
     for step in plan.steps_of(Role::Warden).filter(|step| step.action == Action::NarrowWarden) {
         let token = casemate_confine::seccomp::apply(casemate_confine::seccomp::Filter::Warden);
         token.map(drop).map_err(|e| StepFailed::at(step, e))?;
+        watch.lap(&step.what);
     }
     Ok(())
 }
@@ -221,16 +237,19 @@ fn warden(
     let made = (|| {
         let record = record(spec, plan, start, &child)?;
         start.dir.write_record(STATE, &record)?;
+        start.watch.lap("write the sandbox's record");
         let attest = attest::outside(plan, role, start, child.pid())?;
         let (runner, control) = start
             .runner
             .take()
             .zip(start.control.take())
             .ok_or_else(|| StepFailed::because("prepare the warden", "its sockets were not made"))?;
-        Ok((record, attest, runner, control, start.dir.try_clone()?))
+        start.watch.lap("prepare the warden");
+        let watch = std::mem::replace(&mut start.watch, Stopwatch::start("warden"));
+        Ok((record, attest, runner, control, start.dir.try_clone()?, watch))
     })();
     match made {
-        Ok((record, attest, runner, control, dir)) => Ok(Warden {
+        Ok((record, attest, runner, control, dir, watch)) => Ok(Warden {
             dir,
             record,
             child,
@@ -241,6 +260,8 @@ fn warden(
             boot_timeout: plan.vm.agent.then(|| Duration::from_millis(plan.vm.boot_timeout_ms)),
             timeout: spec.timeout(),
             signals,
+            watch,
+            timed: false,
         }),
         Err(failed) => Err((failed, child)),
     }
@@ -284,6 +305,7 @@ fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> 
             .map(|c| c.paths().iter().map(|p| p.display().to_string()).collect())
             .unwrap_or_default(),
         landlock_abi: plan.landlock_abi,
+        timings: Vec::new(),
         exit: None,
     })
 }
@@ -303,7 +325,10 @@ fn finish(mut warden: Warden, mut start: Start) {
         let detail = Some(failed.to_string());
         ExitReport { cause: record::ExitCause::InternalError, status: None, detail }
     });
+    warden.watch.lap("serve until the runner is reaped");
     let left = start.finish();
+    warden.watch.lap("give the host back");
+    warden.record.timings = warden.watch.laps();
     warden.record.phase = Phase::Stopped;
     warden.record.exit = Some(report.clone());
     warden.record.labels = start.labels_now();

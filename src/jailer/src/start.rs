@@ -20,6 +20,7 @@ use casemate_wire::Channel;
 use casemate_wire::record::{ObjectLabel, ProcessName};
 use rustix::fs::FileType;
 
+use crate::clock::{ChildClock, Stopwatch};
 use crate::error::StepFailed;
 use crate::store::{CONTROL, RunDir, SandboxDir, VSOCK};
 
@@ -43,11 +44,18 @@ pub struct Start {
     pub runner: Option<Channel>,
     pub control: Option<OwnedFd>,
     guest_config: Option<Vec<u8>>,
+    pub watch: Stopwatch,
+    pub child_clock: Option<ChildClock>,
 }
 
 impl Start {
     /// The first step, without which there is no journal: reserve the name.
-    pub fn reserve(config: &HostConfig, name: SandboxId, step: &Step) -> Result<Self, StepFailed> {
+    pub fn reserve(
+        config: &HostConfig,
+        name: SandboxId,
+        step: &Step,
+        mut watch: Stopwatch,
+    ) -> Result<Self, StepFailed> {
         let run = RunDir::open(&config.run_dir, true)?;
         let ledger = Ledger::open(&config.run_dir).map_err(|e| StepFailed::at(step, e))?;
         let _lock = run.lock()?;
@@ -61,6 +69,7 @@ impl Start {
                 return Err(failed);
             }
         };
+        watch.lap(&step.what);
         Ok(Start {
             run,
             dir,
@@ -78,6 +87,8 @@ impl Start {
             runner: None,
             control: None,
             guest_config: None,
+            watch,
+            child_clock: None,
         })
     }
 

@@ -14,12 +14,13 @@ use casemate_sys::process::{Child, Exit};
 use casemate_sys::{seqpacket, signal};
 use casemate_wire::control::{Request, Response};
 use casemate_wire::jailer::Event;
-use casemate_wire::record::{ExitCause, ExitReport, Finding, Phase, SandboxRecord};
+use casemate_wire::record::{ExitCause, ExitReport, Finding, Phase, SandboxRecord, Timing};
 use casemate_wire::runner::{FromRunner, GuestNews, ToRunner};
 use casemate_wire::{Channel, ChannelError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
+use crate::clock::Stopwatch;
 use crate::error::{StepFailed, sentence};
 use crate::store::{STATE, SandboxDir};
 
@@ -31,6 +32,8 @@ const POWER_OFF_TIME: Duration = Duration::from_secs(15);
 const MAX_CONNECTIONS: usize = 32;
 /// Reports of the guest that are listened to (Ready, Started, Exited, and a few failures).
 const MAX_NEWS: u32 = 16;
+/// Laps of the runner's that are kept.
+const MAX_LAPS: usize = 32;
 
 /// Attests the runner from outside; given by the pipeline so that the loop knows no layer.
 pub type Attest = Box<dyn Fn() -> Vec<Finding>>;
@@ -49,6 +52,9 @@ pub struct Warden {
     pub boot_timeout: Option<Duration>,
     pub timeout: Option<Duration>,
     pub signals: OwnedFd,
+    pub watch: Stopwatch,
+    /// The runner's laps are heard once.
+    pub timed: bool,
 }
 
 struct Serving {
@@ -62,6 +68,8 @@ struct Serving {
     status: Option<u8>,
     guest_failure: Option<String>,
     news: u32,
+    /// What the runner was asked and has not answered: it may speak of these, once each.
+    asked: Vec<Request>,
 }
 
 struct Connection {
@@ -76,7 +84,9 @@ impl Warden {
     /// Waits for the runner's own attestation, adds the one from outside, compares both with the plan, and says Go.
     pub fn prove(&mut self) -> Result<(), StepFailed> {
         let mut findings = self.inside()?;
+        self.watch.lap("wait for the runner's attestation");
         findings.extend((self.attest)());
+        self.watch.lap("attest from outside");
         let bad: Vec<String> = findings.iter().filter(|f| !f.ok).map(tell).collect();
         let (first, layer) = (bad.first().cloned(), findings.iter().find(|f| !f.ok).map(|f| f.layer.clone()));
         self.record.findings = findings;
@@ -88,7 +98,9 @@ impl Warden {
         }
         self.record.phase = Phase::Running;
         self.dir.write_record(STATE, &self.record)?;
-        self.runner.send(&ToRunner::Go).map_err(|e| StepFailed::stage("let the vCPUs run", e))
+        self.runner.send(&ToRunner::Go).map_err(|e| StepFailed::stage("let the vCPUs run", e))?;
+        self.watch.lap("write the record, let the vCPUs run");
+        Ok(())
     }
 
     fn inside(&self) -> Result<Vec<Finding>, StepFailed> {
@@ -140,6 +152,7 @@ impl Warden {
             status: None,
             guest_failure: None,
             news: 0,
+            asked: Vec::new(),
         };
         loop {
             if self.turn(&mut serving)? {
@@ -231,7 +244,7 @@ impl Warden {
     /// Takes one message of the runner; false when there is none.
     fn hear_runner(&mut self, serving: &mut Serving) -> bool {
         let message = match self.runner.try_receive::<FromRunner>() {
-            Ok(message) if message.allowed_in(self.record.phase) => message,
+            Ok(message) if message.allowed_in(self.record.phase) && serving.expects(&message) => message,
             Ok(_) | Err(ChannelError::Codec(_)) => {
                 serving.said = Some((ExitCause::InternalError, Some("the runner spoke out of turn".into())));
                 self.kill(serving, ExitCause::InternalError);
@@ -244,17 +257,22 @@ impl Warden {
             FromRunner::Resumed => self.changed(serving, Phase::Running, &Request::Resume),
             FromRunner::Attested(findings) => self.attested(serving, findings),
             FromRunner::Guest(news) => self.hear_guest(serving, news),
+            FromRunner::Timed(laps) => self.timed(laps),
             FromRunner::Exited { cause, detail } => serving.said = Some((cause, detail.map(printable))),
             FromRunner::Failed { .. } => {}
         }
         true
     }
 
-    fn hear_guest(&mut self, serving: &mut Serving, news: GuestNews) {
-        serving.news += 1;
-        if serving.news > MAX_NEWS {
-            return;
+    /// The runner's word on its stages; it may be in the guest's hands, so it is bounded, once, and kept as text only.
+    fn timed(&mut self, laps: Vec<Timing>) {
+        if !std::mem::replace(&mut self.timed, true) {
+            let own = |lap: Timing| Timing { role: "runner".into(), step: printable(lap.step), micros: lap.micros };
+            self.watch.append(laps.into_iter().take(MAX_LAPS).map(own));
         }
+    }
+
+    fn hear_guest(&mut self, serving: &mut Serving, news: GuestNews) {
         match &news {
             GuestNews::Ready => serving.boot_deadline = None,
             GuestNews::Started => {}
@@ -317,13 +335,24 @@ impl Warden {
         match request {
             Request::Inspect => connection.reply(&Response::Record(Box::new(self.record.clone()))),
             Request::Wait => connection.waits = true,
-            Request::Pause => connection.ask(&self.runner, request, &ToRunner::Pause),
-            Request::Resume => connection.ask(&self.runner, request, &ToRunner::Resume),
-            Request::Attest => connection.ask(&self.runner, request, &ToRunner::Attest),
+            Request::Pause => self.ask(serving, index, request, &ToRunner::Pause),
+            Request::Resume => self.ask(serving, index, request, &ToRunner::Resume),
+            Request::Attest => self.ask(serving, index, request, &ToRunner::Attest),
             Request::Kill => {
                 connection.waits = true;
                 self.kill(serving, ExitCause::Killed);
             }
+        }
+    }
+
+    fn ask(&self, serving: &mut Serving, index: usize, request: Request, message: &ToRunner) {
+        let Some(connection) = serving.connections.get_mut(index) else { return };
+        match self.runner.send(message) {
+            Ok(()) => {
+                connection.pending = Some(request.clone());
+                serving.asked.push(request);
+            }
+            Err(error) => connection.reply(&Response::Refused(format!("the runner does not listen: {error}"))),
         }
     }
 
@@ -353,16 +382,31 @@ impl Connection {
         // A client that left does not matter to the VM.
         self.closed |= self.channel.send(response).is_err();
     }
-
-    fn ask(&mut self, runner: &Channel, request: Request, message: &ToRunner) {
-        match runner.send(message) {
-            Ok(()) => self.pending = Some(request),
-            Err(error) => self.reply(&Response::Refused(format!("the runner does not listen: {error}"))),
-        }
-    }
 }
 
 impl Serving {
+    /// May the runner say this now? Answers only to questions; news of the guest in a bounded number. A runner in the
+    /// guest's hands must not be able to keep the warden busy.
+    fn expects(&mut self, message: &FromRunner) -> bool {
+        let question = match message {
+            FromRunner::Paused => Request::Pause,
+            FromRunner::Resumed => Request::Resume,
+            FromRunner::Attested(_) => Request::Attest,
+            FromRunner::Guest(_) => {
+                self.news += 1;
+                return self.news <= MAX_NEWS;
+            }
+            _ => return true,
+        };
+        match self.asked.iter().position(|asked| *asked == question) {
+            Some(at) => {
+                self.asked.swap_remove(at);
+                true
+            }
+            None => false,
+        }
+    }
+
     fn answer_pending(&mut self, request: &Request, response: &Response) {
         for connection in self.connections.iter_mut().filter(|c| c.pending.as_ref() == Some(request)) {
             connection.pending = None;

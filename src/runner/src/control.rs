@@ -19,6 +19,7 @@ use casemate_wire::{Channel, ChannelError};
 
 use crate::error::Error;
 use crate::mailbox::Mail;
+use crate::stages::Stages;
 use crate::threads::Threads;
 
 /// vCPUs leave the guest within this time or the pause has failed.
@@ -32,16 +33,27 @@ pub fn report_failure(warden: &Channel, error: &Error) -> ExitCode {
 }
 
 /// Reports the attestation, then serves the warden until the VM is over.
-pub fn serve(plan: &RolePlan, warden: &Channel, mut threads: Threads, findings: Vec<Finding>) -> ExitCode {
+pub fn serve(
+    plan: &RolePlan,
+    warden: &Channel,
+    mut threads: Threads,
+    findings: Vec<Finding>,
+    mut stages: Stages,
+) -> ExitCode {
     if warden.send(&FromRunner::Attested(findings.clone())).is_err() {
         return ExitCode::FAILURE;
     }
+    stages.lap("send the attestation");
     let mut life = Life::new(plan, findings);
     match life.follow(warden, &mut threads) {
         Some((cause, detail)) => {
+            stages.lap("wait for Go, run the guest");
             let heard = threads.ear.clone();
             let fault = threads.finish();
             let (cause, detail) = refine(cause, detail, heard.panic(), fault);
+            stages.lap("stop the threads");
+            // A warden that is gone shows at the next message.
+            let _ = warden.send(&FromRunner::Timed(stages.laps()));
             match warden.send(&FromRunner::Exited { cause, detail }) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,

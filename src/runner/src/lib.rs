@@ -26,6 +26,7 @@ mod mailbox;
 mod reports;
 mod restart;
 mod serial_tap;
+mod stages;
 mod threads;
 
 use std::process::ExitCode;
@@ -35,31 +36,42 @@ use casemate_wire::record::Finding;
 
 pub use error::Error;
 use input::Table;
+use stages::Stages;
 use threads::Threads;
 
 /// The runner, from first to last instruction. The exit code tells only whether the warden was told the rest.
 pub fn run() -> ExitCode {
+    let mut stages = Stages::start();
     let (plan, inherited) = match input::take() {
         Ok(taken) => taken,
         Err(error) => return give_up(&error),
     };
+    stages.lap("take plan and descriptors");
     let narrowed = attest::narrow(&plan, &inherited);
+    stages.lap("narrow and attest from inside");
     let (mut fds, warden) = match input::name(&plan, inherited) {
         Ok(named) => named,
         Err(error) => return give_up(&error),
     };
-    match narrowed.and_then(|findings| start(&plan, &mut fds, findings)) {
-        Ok((threads, findings)) => control::serve(&plan, &warden, threads, findings),
+    match narrowed.and_then(|findings| start(&plan, &mut fds, findings, &mut stages)) {
+        Ok((threads, findings)) => control::serve(&plan, &warden, threads, findings, stages),
         Err(error) => control::report_failure(&warden, &error),
     }
 }
 
 /// The machine with its threads, all confined, none running yet.
-fn start(plan: &RolePlan, fds: &mut Table, mut findings: Vec<Finding>) -> Result<(Threads, Vec<Finding>), Error> {
-    let machine = machine::build(plan, fds)?;
+fn start(
+    plan: &RolePlan,
+    fds: &mut Table,
+    mut findings: Vec<Finding>,
+    stages: &mut Stages,
+) -> Result<(Threads, Vec<Finding>), Error> {
+    let machine = machine::build(plan, fds, stages)?;
     let mut threads = threads::start(plan, machine)?;
+    stages.lap("start the threads, a filter each");
     findings.append(&mut threads.findings);
     findings.extend(attest::confine_main(plan)?);
+    stages.lap("confine the main thread");
     Ok((threads, findings))
 }
 

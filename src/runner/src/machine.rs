@@ -26,6 +26,7 @@ use crate::mailbox::Mailbox;
 use crate::reports::{Again, Reports};
 use crate::restart::Restart;
 use crate::serial_tap::{Ear, SerialTap};
+use crate::stages::Stages;
 
 const VM: &str = "create the VM";
 const DEVICES: &str = "make the devices";
@@ -45,18 +46,22 @@ pub struct Machine {
 }
 
 /// Builds the machine from the plan and its descriptors; each descriptor is used up.
-pub fn build(plan: &RolePlan, fds: &mut Table) -> Result<Machine, Error> {
+pub fn build(plan: &RolePlan, fds: &mut Table, stages: &mut Stages) -> Result<Machine, Error> {
     casemate_vm::install_kick_handler().step(VM)?;
     let kvm = Kvm::from_fd(fds.take(names::KVM)?).step(VM)?;
     let config = VmConfig { vcpus: plan.vm.cpus, memory: plan.vm.memory, irq: IrqMode::Split };
     let mut vm = Vm::new(kvm, config).step(VM)?;
+    stages.lap("create VM, slots, interrupt chip");
     let mailbox = Arc::new(Mailbox::new()?);
     let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).step(DEVICES)?);
     let ear = Ear::default();
     let again = Again::default();
     let (exits, devices, platform) = Board::new(&vm, &epoll)?.populate(&plan.vm, fds, (&mailbox, &again), &ear)?;
+    stages.lap("make the devices");
     let boot = boot(&mut vm, &plan.vm, fds, &platform)?;
+    stages.lap("load the kernel");
     let mut vcpus = (0..plan.vm.cpus).map(|index| vm.vcpu(index)).collect::<Result<Vec<_>, _>>().step(VM)?;
+    stages.lap("create the vCPUs");
     let restart = match plan.vm.restart_on_reboot {
         true => Some(restart(&vm, &plan.vm, &mut vcpus, boot, platform, &devices, again)?),
         false => None,

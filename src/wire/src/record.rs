@@ -50,6 +50,17 @@ pub struct Finding {
     pub ok: bool,
 }
 
+/// What a step took. The runner's are its own word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    /// `jailer`, `child`, `runner` or `warden`.
+    pub role: String,
+    /// As the plan names it, or a stage beside the plan.
+    pub step: String,
+    pub micros: u32,
+}
+
 /// A sandbox, for `ps` and `inspect`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +92,9 @@ pub struct SandboxRecord {
     /// cgroup directories.
     pub cgroups: Vec<String>,
     pub landlock_abi: u32,
+    /// What each step took; complete at the end.
+    #[serde(default)]
+    pub timings: Vec<Timing>,
     pub exit: Option<ExitReport>,
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{ExitCause, Finding, Phase};
+use crate::record::{ExitCause, Finding, Phase, Timing};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRunner {
@@ -29,6 +29,8 @@ pub enum FromRunner {
     Resumed,
     /// What the agent reported.
     Guest(GuestNews),
+    /// What its stages took, once, before the end is told.
+    Timed(Vec<Timing>),
     /// The VM is gone; the process ends after this.
     Exited {
         cause: ExitCause,
@@ -54,7 +56,7 @@ impl FromRunner {
             FromRunner::Paused => phase == Phase::Running,
             FromRunner::Resumed => phase == Phase::Paused,
             FromRunner::Guest(_) => matches!(phase, Phase::Running | Phase::Paused),
-            FromRunner::Exited { .. } => phase != Phase::Stopped,
+            FromRunner::Timed(_) | FromRunner::Exited { .. } => phase != Phase::Stopped,
         }
     }
 }
