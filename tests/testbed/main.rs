@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod cli;
 mod l1;
 mod label;
 
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // one L1, two emulated CPUs: tests in parallel only disturb each other
     args.test_threads = Some(1);
-    let mut trials: Vec<Trial> = label::tests();
+    let mut trials: Vec<Trial> = label::tests().into_iter().chain(cli::tests()).collect();
     let wanted = |t: &Trial| args.filter.as_ref().is_none_or(|f| t.name().contains(f.as_str()));
     if !args.list
         && trials.iter().any(wanted)
