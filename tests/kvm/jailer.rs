@@ -58,10 +58,13 @@ fn console(host: &Host, name: &str) -> Result<Vec<u8>, Failed> {
 
 fn a_full_cycle() -> Result<(), Failed> {
     let host = Host::new()?;
-    let spec = host.bare("cycle", guest::pvh_elf(|a| {
-        guest::print(a, b"hello from inside")?;
-        guest::power_off(a)
-    }))?;
+    let spec = host.bare(
+        "cycle",
+        guest::pvh_elf(|a| {
+            guest::print(a, b"hello from inside")?;
+            guest::power_off(a)
+        }),
+    )?;
     let name = name_of(&spec);
     let mut vm = host.start(&spec)?;
     let record = vm.started()?;
@@ -233,10 +236,13 @@ fn unnamed() -> Result<(), Failed> {
 /// Guest memory is as the kernel left it, so the second life knows that it is one.
 fn reboot_restarts() -> Result<(), Failed> {
     let host = Host::new()?;
-    let mut spec = host.bare("again", guest::pvh_elf(|a| {
-        guest::print(a, b"r")?;
-        guest::reset(a)
-    }))?;
+    let mut spec = host.bare(
+        "again",
+        guest::pvh_elf(|a| {
+            guest::print(a, b"r")?;
+            guest::reset(a)
+        }),
+    )?;
     spec["on_reboot"] = json!("restart");
     spec["timeout"] = json!("2s");
     let mut vm = host.start(&spec)?;
@@ -288,11 +294,14 @@ fn twenty_at_once() -> Result<(), Failed> {
 /// The disk is opened by the jailer, and its owner, mode and content stay but for what the guest wrote.
 fn writable_disk() -> Result<(), Failed> {
     let host = Host::new()?;
-    let mut spec = host.bare("disk", guest::pvh_elf(|a| {
-        guest::load32(a, 0xd000_0008)?;
-        guest::print_al(a)?;
-        guest::power_off(a)
-    }))?;
+    let mut spec = host.bare(
+        "disk",
+        guest::pvh_elf(|a| {
+            guest::load32(a, 0xd000_0008)?;
+            guest::print_al(a)?;
+            guest::power_off(a)
+        }),
+    )?;
     let path = host.file("disk.raw");
     fs::write(&path, [7; 8192])?;
     spec["disks"] = json!([{ "id": "d", "path": path, "format": "raw" }]);

@@ -59,7 +59,10 @@ fn specifications() -> Result<(), Failed> {
     for bytes in [&b""[..], b"{", b"null", b"[]", b"\xff\xfe", b"{}", b"version = 1", deep.as_bytes(), &nul] {
         let failure = host.start_bytes(bytes)?.failure(&host)?;
         told(&failure, &["take the specification"])?;
-        check(failure.error.len() > 20 && failure.error.len() < 2000, format!("{} bytes of error", failure.error.len()))?;
+        check(
+            failure.error.len() > 20 && failure.error.len() < 2000,
+            format!("{} bytes of error", failure.error.len()),
+        )?;
     }
     host.spotless()
 }
@@ -252,7 +255,9 @@ fn image_in_use() -> Result<(), Failed> {
         Ok(spec)
     };
     // Two writers, a reader beside a writer, a writer beside a reader: refused. Two readers: both run.
-    for (first, second, together) in [(false, false, false), (false, true, false), (true, false, false), (true, true, true)] {
+    for (first, second, together) in
+        [(false, false, false), (false, true, false), (true, false, false), (true, true, true)]
+    {
         let (one, two) = (with(first)?, with(second)?);
         let mut vm = host.start(&one)?;
         vm.started()?;

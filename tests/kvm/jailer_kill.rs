@@ -1,7 +1,6 @@
-//! SIGKILL: of the jailer after every single system call of a start, a run and an end; of the warden, the runner, the
+//! SIGKILL: of the jailer after each line of its journal and between any system calls of its life; of the warden, the runner, the
 //! client; and of `repair` itself. Then `repair` gives the host back, says what it did, and finds nothing the second time.
 
-use std::collections::BTreeSet;
 use std::fs;
 
 use casemate_sys::memfd;
@@ -14,36 +13,36 @@ use serde_json::{Value, json};
 
 use crate::jailer::{check, exit_record, name_of};
 
-/// The matrix is split over this many trials, which run side by side.
-const PARTS: usize = 4;
+/// System calls between two kills; odd, so that attached and detached sandboxes take turns.
+const STRIDE: usize = 5;
 /// A start alone has more system calls than this; fewer would mean that the matrix does not reach its steps.
 const LEAST: usize = 150;
 
 pub fn tests() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<(), Failed>| Trial::test(format!("jailer_kill::{name}"), run);
-    let mut trials = vec![
+    vec![
         trial("the_warden_of_a_running_sandbox", warden_killed),
         trial("the_warden_of_a_detached_sandbox_leaves_a_record", detached_warden_killed),
         trial("the_warden_while_its_sandbox_is_paused", paused_warden_killed),
         trial("warden_and_runner_together", both_killed),
         trial("many_wardens_at_once", many_killed),
         trial("repair_says_before_it_does", dry_run),
-        trial("repair_killed_after_each_system_call", repair_killed),
+        trial("repair_killed_at_any_time", repair_killed),
         trial("repair_leaves_the_living_alone", living),
-    ];
-    for part in 0..PARTS {
-        let name = format!("jailer_kill::after_each_system_call, part {} of {PARTS}", part + 1);
-        trials.push(Trial::test(name, move || matrix(part)));
-    }
-    trials
+        trial("the_jailer_after_each_line_of_its_journal", after_each_line),
+        trial("the_jailer_after_system_calls_all_along", after_calls),
+    ]
 }
 
 /// A guest that says something and goes.
 fn short(host: &Host) -> Result<Value, Failed> {
-    let mut spec = host.bare("kill", guest::pvh_elf(|a| {
-        guest::print(a, b"x")?;
-        guest::power_off(a)
-    }))?;
+    let mut spec = host.bare(
+        "kill",
+        guest::pvh_elf(|a| {
+            guest::print(a, b"x")?;
+            guest::power_off(a)
+        }),
+    )?;
     let disk = host.file("disk.raw");
     fs::write(&disk, [0; 4096])?;
     spec["disks"] = json!([{ "id": "d", "path": disk, "format": "raw" }]);
@@ -79,61 +78,87 @@ fn repaired(host: &Host) -> Result<Value, Failed> {
 
 /// Where a jailer was killed.
 struct Point {
+    calls: usize,
     /// It was about to exit by itself.
     over: bool,
-    /// Lines of its journal then.
-    journal: usize,
-    /// Phases that the client had heard of.
+    /// Its journal then.
+    journal: Vec<String>,
+    /// The client had heard that it runs.
     started: bool,
 }
 
-/// Starts, kills after `calls` system calls, waits for whoever it had started.
-fn kill_after(host: &Host, spec: &Value, calls: usize) -> Result<Point, Failed> {
+fn journal_of(host: &Host, spec: &Value) -> Vec<String> {
+    let path = host.run_dir().join("vms").join(name_of(spec)).join("journal");
+    fs::read_to_string(path).unwrap_or_default().lines().map(String::from).collect()
+}
+
+/// Starts, kills after the first system call that `when` picks by its number and the lines of the journal, and waits
+/// for whoever the jailer had started.
+fn kill_when(host: &Host, spec: &Value, when: impl Fn(usize, usize) -> bool) -> Result<Point, Failed> {
     let held = step::held(&host.jailer());
     let mut vm = host.start_with(memfd::sealed("spec", spec.to_string().as_bytes())?, held)?;
-    let steps = Steps::follow(vm.pid(), vm.stdin())?;
-    let mut over = false;
-    for _ in 0..calls {
-        if !steps.next()? {
-            over = true;
+    let mut steps = Steps::follow(vm.pid(), vm.stdin())?;
+    let (mut calls, mut most, mut over) = (0, 0, false);
+    loop {
+        // At the end the journal is removed: what it once had counts.
+        most = most.max(journal_of(host, spec).len());
+        if when(calls, most) {
             break;
         }
+        over = !steps.next()?;
+        if over {
+            break;
+        }
+        calls += 1;
     }
-    let children = step::children(vm.pid())?;
-    let journal = host.run_dir().join("vms").join(name_of(spec)).join("journal");
-    let journal = fs::read_to_string(journal).map_or(0, |text| text.lines().count());
+    let (children, journal) = (step::children(vm.pid())?, journal_of(host, spec));
     steps.let_die()?;
     vm.kill()?;
     for child in children {
         gone(child).map_err(|e| format!("the runner outlives its jailer: {}", e.message().unwrap_or_default()))?;
     }
     let started = matches!(vm.event(), Ok(Event::Started(_)));
-    Ok(Point { over, journal, started })
+    Ok(Point { calls, over, journal, started })
 }
 
-fn matrix(part: usize) -> Result<(), Failed> {
-    let (mut journals, mut started, mut calls) = (BTreeSet::new(), 0, part);
+/// One kill and its repair.
+fn once(detached: bool, when: impl Fn(usize, usize) -> bool) -> Result<Point, Failed> {
+    let host = Host::new()?;
+    let mut spec = short(&host)?;
+    spec["detach"] = json!(detached);
+    let point = kill_when(&host, &spec, when)?;
+    let told = |why: &str| format!("{why}\nkilled after {} calls, with {:#?}", point.calls, point.journal);
+    let said = repaired(&host).map_err(|e| told(e.message().unwrap_or_default()))?;
+    let did = said_of(&said, name_of(&spec)).is_some_and(|s| s["did"].as_array().is_some_and(|d| !d.is_empty()));
+    let marks = |mark: &str| point.journal.iter().filter(|line| line.contains(mark)).count();
+    check(did == (marks("\"intent\"") > marks("undone")), told(&format!("repair says: {said}")))?;
+    Ok(point)
+}
+
+/// Right after each line that the journal gets, in a whole life: start, run, end.
+fn after_each_line() -> Result<(), Failed> {
+    let (mut lines, mut started) = (1, 0);
     loop {
-        let host = Host::new()?;
-        let mut spec = short(&host)?;
-        // Every other time detached: then a record is left.
-        spec["detach"] = json!(calls % (2 * PARTS) >= PARTS);
-        let told = |e: Failed| Failed::from(format!("after {calls} calls: {}", e.message().unwrap_or_default()));
-        let point = kill_after(&host, &spec, calls).map_err(told)?;
-        journals.insert(point.journal);
-        started += usize::from(point.started);
-        let said = repaired(&host).map_err(told)?;
-        let did = said_of(&said, name_of(&spec)).is_some_and(|s| s["did"].as_array().is_some_and(|d| !d.is_empty()));
-        // Two lines or more are an intent, unless it was undone by then.
-        check(did || point.journal < 2 || point.started, format!("after {calls} calls repair did nothing: {said}"))?;
+        let point = once(lines % 2 == 0, |_, journal| journal >= lines)?;
         if point.over {
             break;
         }
-        calls += PARTS;
+        check(point.journal.len() == lines, format!("{} lines, not {lines}", point.journal.len()))?;
+        started += usize::from(point.started);
+        lines += 1;
     }
-    check(calls > LEAST, format!("a whole run is {calls} system calls only"))?;
-    check(journals.len() > 8, format!("the journal was cut at {journals:?} lines only"))?;
-    check(started > 5, "no jailer was killed as a warden")
+    check(lines > 14, format!("a whole life is {lines} lines only"))?;
+    check(started > 3, format!("{started} were killed as wardens"))
+}
+
+/// After every n-th system call; CASEMATE_EACH_CALL=1 means every one, which takes minutes.
+fn after_calls() -> Result<(), Failed> {
+    let each = std::env::var_os("CASEMATE_EACH_CALL").is_some();
+    let (mut calls, stride) = (0, if each { 1 } else { STRIDE });
+    while !once(calls % 2 == 0, |now, _| now >= calls)?.over {
+        calls += stride;
+    }
+    check(calls > LEAST, format!("a whole run is {calls} system calls only"))
 }
 
 fn warden_killed() -> Result<(), Failed> {
@@ -215,13 +240,14 @@ fn dry_run() -> Result<(), Failed> {
 }
 
 fn repair_killed() -> Result<(), Failed> {
-    for calls in (0..).step_by(3) {
+    for calls in (0..).step_by(STRIDE) {
         let host = Host::new()?;
         let (mut vm, _, _) = spinning(&host)?;
         vm.kill()?;
         let mut held = step::held(&host.jailer());
-        let mut repair = held.args(["repair", "--run-dir"]).arg(host.run_dir()).stdout(std::process::Stdio::null()).spawn()?;
-        let steps = Steps::follow(repair.id(), repair.stdin.take())?;
+        let mut repair =
+            held.args(["repair", "--run-dir"]).arg(host.run_dir()).stdout(std::process::Stdio::null()).spawn()?;
+        let mut steps = Steps::follow(repair.id(), repair.stdin.take())?;
         let over = (0..calls).map(|_| steps.next()).find(|more| !matches!(more, Ok(true))).transpose()?.is_some();
         steps.let_die()?;
         repair.kill()?;

@@ -27,6 +27,7 @@ pub fn held(program: &Path) -> Command {
 
 pub struct Steps {
     pid: Pid,
+    exiting: bool,
 }
 
 impl Steps {
@@ -40,20 +41,23 @@ impl Steps {
         ptrace::seize(pid, options)?;
         stdin.ok_or("the program is not held")?.write_all(b"\n")?;
         match waitpid(pid, None)? {
-            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => Ok(Self { pid }),
+            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => Ok(Self { pid, exiting: false }),
             other => Err(format!("instead of an exec: {other:?}").into()),
         }
     }
 
     /// Lets it make one system call; it is stopped when that has returned. False when it is about to exit.
-    pub fn next(&self) -> Result<bool, Failed> {
+    pub fn next(&mut self) -> Result<bool, Failed> {
         for _entry_and_return in 0..2 {
             let mut signal = None;
             loop {
                 ptrace::syscall(self.pid, signal)?;
                 match waitpid(self.pid, None)? {
                     WaitStatus::PtraceSyscall(_) => break,
-                    WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXIT) => return Ok(false),
+                    WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXIT) => {
+                        self.exiting = true;
+                        return Ok(false);
+                    }
                     WaitStatus::Stopped(_, given) => signal = Some(given),
                     WaitStatus::PtraceEvent(..) => signal = None,
                     other => return Err(format!("it ended: {other:?}").into()),
@@ -65,7 +69,11 @@ impl Steps {
 
     /// From here on SIGKILL ends it at once, without a stop at its exit.
     pub fn let_die(self) -> Result<(), Failed> {
-        Ok(ptrace::setoptions(self.pid, Options::PTRACE_O_EXITKILL)?)
+        match self.exiting {
+            // SIGKILL does not wake what is stopped in its exit.
+            true => Ok(ptrace::detach(self.pid, None)?),
+            false => Ok(ptrace::setoptions(self.pid, Options::PTRACE_O_EXITKILL)?),
+        }
     }
 }
 
