@@ -47,7 +47,7 @@ fn ready() -> Result<(), Failed> {
 }
 
 /// Runs a script whose every line must hold. `run` starts a tiny guest; `want CODE CMD…` runs a command and compares its
-/// exit status; `has TEXT FILE` looks for a text. At the end nothing may be left.
+/// exit status; `has TEXT FILE` looks for a text. In the background `casemate` itself is called: `$!` of a function is a shell. At the end nothing may be left.
 fn script(body: &str) -> Result<String, Failed> {
     ready()?;
     let whole = format!(
@@ -132,16 +132,18 @@ fn signals() -> Result<(), Failed> {
     script(
         r#"
 began() { eventually grep -q up out; }
-: > out; run --rm -q -- sh -c 'echo up; exec sleep 100' > out 2>err & p=$!
-began; kill -INT $p; wait $p; [ $? = 130 ] || fail "SIGINT"
-: > out; run --rm -q -- sh -c 'trap "echo told" TERM; echo up; while :; do sleep 0.2; done' > out 2>err & p=$!
+# Ctrl-C in a terminal
+: > out; (began; printf '\003'; sleep 3) | script -qec "casemate run $ROOT --rm -q -- sh -c 'echo up; exec sleep 100'" /dev/null > out
+[ $? = 130 ] || fail "Ctrl-C"
+# A shell's background job ignores SIGINT, so SIGTERM from here on.
+: > out; casemate run $ROOT --rm -q -- sh -c 'trap "echo told" TERM; echo up; while :; do sleep 0.2; done' > out 2>err & p=$!
 began; kill -TERM $p; eventually grep -q told out; kill -TERM $p; wait $p; [ $? = 137 ] || fail "two SIGTERM"
-: > out; run --rm -q -- sh -c 'trap "echo one; exit 5" USR1; echo up; while :; do sleep 0.2; done' > out 2>err & p=$!
+: > out; casemate run $ROOT --rm -q -- sh -c 'trap "echo one; exit 5" USR1; echo up; while :; do sleep 0.2; done' > out 2>err & p=$!
 began; kill -USR1 $p; wait $p; [ $? = 5 ] || fail "SIGUSR1"
 for t in 0.02 0.1 0.4 1 2; do
-    run --name cli-int -q -- sleep 100 > out 2>err & p=$!
-    sleep $t; kill -INT $p; wait $p; got=$?
-    [ $got = 130 ] || fail "SIGINT after $t: $got"
+    casemate run $ROOT --name cli-int -q -- sleep 100 > out 2>err & p=$!
+    sleep $t; kill -TERM $p; wait $p; got=$?
+    [ $got = 143 ] || fail "SIGTERM after $t: $got"
     [ ! -e /run/casemate/vms/cli-int ] || casemate rm cli-int >/dev/null || fail "left after $t"
 done
 "#,
@@ -267,7 +269,7 @@ fn killed() -> Result<(), Failed> {
     script(
         r#"
 for t in 0.05 0.5 2 6; do
-    run --name cli-k -q -- sleep 100 >out 2>err & p=$!
+    casemate run $ROOT --name cli-k -q -- sleep 100 >out 2>err & p=$!
     sleep $t; kill -9 $p; wait $p 2>/dev/null
     eventually sh -c '! casemate ps -q | grep -qx cli-k'
     casemate repair >out 2>err || fail "repair after $t"

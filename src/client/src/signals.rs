@@ -29,25 +29,38 @@ pub enum Arrived {
 }
 
 /// The forwarded signals are blocked in this thread and read here, until it is dropped. Children start with none blocked
-/// (std resets their mask).
+/// (std resets their mask). What the caller had ignored, as nohup(1) and background jobs of a shell do, stays ignored.
 #[derive(Debug)]
-pub struct Signals(SignalFd);
+pub struct Signals {
+    fd: SignalFd,
+    mask: SigSet,
+}
 
-fn mask() -> SigSet {
-    FORWARDED.into_iter().collect()
+/// `SigIgn` of /proc/self/status: bit N-1 for signal N.
+fn ignored(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn wanted(ignored: u64) -> SigSet {
+    // A resize is ignored by default, and wanted.
+    let heard = |signal: &Signal| *signal == Signal::SIGWINCH || ignored & (1 << (*signal as i32 - 1)) == 0;
+    FORWARDED.into_iter().filter(heard).collect()
 }
 
 impl Signals {
     /// Call it in a process with one thread.
     pub fn take() -> Result<Signals> {
         let what = || "taking over signals".to_owned();
-        mask().thread_block().attempt(what)?;
-        SignalFd::with_flags(&mask(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Signals).attempt(what)
+        let mask = wanted(ignored(&std::fs::read_to_string("/proc/self/status").attempt(what)?));
+        mask.thread_block().attempt(what)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Signals { fd: SignalFd::with_flags(&mask, flags).attempt(what)?, mask })
     }
 
     /// The next signal that waits.
     pub fn next(&self) -> Option<Arrived> {
-        let info = self.0.read_signal().ok().flatten()?;
+        let info = self.fd.read_signal().ok().flatten()?;
         let number = i32::try_from(info.ssi_signo).ok()?;
         Some(match Signal::try_from(number).ok()? {
             Signal::SIGWINCH => Arrived::Resize,
@@ -59,7 +72,7 @@ impl Signals {
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -67,6 +80,19 @@ impl Drop for Signals {
     fn drop(&mut self) {
         // What still waits was meant for the sandbox that is gone.
         while self.next().is_some() {}
-        let _ = mask().thread_unblock();
+        let _ = self.mask.thread_unblock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nohup_ignores_is_left_alone() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000008001001\nSigCgt:\t0\n";
+        let mask = wanted(ignored(status));
+        assert!(!mask.contains(Signal::SIGHUP) && mask.contains(Signal::SIGINT) && mask.contains(Signal::SIGWINCH));
+        assert_eq!(ignored(""), 0);
     }
 }
