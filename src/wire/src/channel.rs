@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use serde::Serialize;
@@ -60,13 +61,14 @@ impl Channel {
     }
 
     fn receive_with<T: DeserializeOwned>(&self, flags: RecvFlags) -> Result<T, ChannelError> {
-        let mut buffer = vec![0; MAX_MESSAGE + 1];
+        // Room for the largest, of which only what arrives is touched: zeroing it would cost more than all the rest.
+        let mut buffer = Vec::with_capacity(MAX_MESSAGE + 1);
         loop {
             // With TRUNC the true length comes back, so that a giant is refused instead of being cut.
-            match recv(&self.0, &mut buffer[..], flags | RecvFlags::TRUNC) {
+            match recv(&self.0, spare_capacity(&mut buffer), flags | RecvFlags::TRUNC) {
                 Ok((_, 0)) => return Err(ChannelError::Closed),
                 Ok((_, length)) if length > MAX_MESSAGE => return Err(CodecError::TooLong(length).into()),
-                Ok((read, _)) => return Ok(codec::decode(&buffer[..read])?),
+                Ok(_) => return Ok(codec::decode(&buffer)?),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(classify(error)),
             }
