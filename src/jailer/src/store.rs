@@ -125,10 +125,15 @@ fn open_private(run_dir: &Path, create: bool) -> Result<OwnedFd, StepFailed> {
     }
     let fd = path::open_no_symlinks(run_dir, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
     let is = path::identity(&fd).map_err(failed)?;
-    if is.kind != FileType::Directory || is.uid != rustix::process::geteuid().as_raw() || is.mode & 0o077 != 0 {
+    if is.kind != FileType::Directory || is.uid != rustix::process::geteuid().as_raw() || is.mode & 0o022 != 0 {
+        let shown = run_dir.display();
         let problem =
-            format!("{} must be a directory of root's with mode 0700; it is open to others", run_dir.display());
+            format!("{shown} must be a directory of root's that only root can write; remove it, or chmod 0700");
         return Err(StepFailed::because(STAGE, problem));
+    }
+    // Made by a package or tmpfiles.d with the usual mode: nobody else could write, now nobody else can look either.
+    if is.mode & 0o077 != 0 {
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o700)).map_err(|e| failed(std::io::Error::from(e)))?;
     }
     Ok(fd)
 }
@@ -190,6 +195,18 @@ impl SandboxDir {
         let tail = &all[all.len().saturating_sub(max)..];
         let text: String = String::from_utf8_lossy(tail).chars().filter(|c| *c == '\n' || !c.is_control()).collect();
         (!text.trim().is_empty()).then(|| text.trim().to_owned())
+    }
+
+    /// Is there a file that is not in `keep`?
+    pub fn has_more_than(&self, keep: &[&str]) -> Result<bool, StepFailed> {
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(|e| failed(std::io::Error::from(e)))? {
+            let entry = entry.map_err(|e| failed(std::io::Error::from(e)))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." && !keep.contains(&name.as_str()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes every file but those in `keep`.
