@@ -40,6 +40,10 @@ fn ready() -> Result<(), Failed> {
         )?;
         l1::push(&files(&["casemate"]), "/usr/bin/casemate")?;
         let import = "casemate kernel list --format json | grep -q '\"default\": true' || casemate kernel import /var/lib/testbed/trixie.deb";
+        // What a failed run of these tests has left.
+        let sweep =
+            "casemate repair >/dev/null; for name in $(casemate ps -aq | grep '^cli-'); do casemate rm -f $name; done";
+        l1::sh(None, sweep)?;
         let out = l1::sh(None, import)?;
         if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
     };
@@ -48,7 +52,7 @@ fn ready() -> Result<(), Failed> {
 
 /// Runs a script whose every line must hold. `run` starts a tiny guest; `want CODE CMD…` runs a command and compares its
 /// exit status; `has TEXT FILE` looks for a text. In the background `casemate` itself is called: `$!` of a function is a shell. At the end nothing may be left.
-fn script(body: &str) -> Result<String, Failed> {
+pub fn script(body: &str) -> Result<String, Failed> {
     ready()?;
     let whole = format!(
         r#"set -u
