@@ -95,25 +95,47 @@ fn one(
     if did.iter().any(|report| matches!(report.outcome, UndoOutcome::Failed(_))) {
         return Ok(("failed", did));
     }
+    // It had ended and was about to clear up: what it wrote of its end stands.
+    if dir.read_record(EXIT)?.is_some() {
+        dir.empty(&kept())?;
+        return Ok(("repaired", did));
+    }
     match dir.read_record(STATE).ok().flatten() {
         Some(mut record) if record.detached && record.phase != Phase::Starting => {
             record.phase = Phase::Stopped;
             let detail = Some("its warden was killed; repaired".into());
             record.exit = Some(ExitReport { cause: ExitCause::RunnerDied, status: None, detail });
             dir.write_record(EXIT, &record)?;
-            let logs = casemate_plan::names::CONSOLE_LOG.into_iter().chain(casemate_plan::names::OUTPUT_LOG);
-            let keep: Vec<&str> = [EXIT].into_iter().chain(logs).collect();
-            dir.empty(&keep)?;
+            dir.empty(&kept())?;
             Ok(("repaired", did))
         }
         _ => discard(run, dir, name, false, did),
     }
 }
 
+/// What stays of a sandbox that has ended.
+fn kept() -> Vec<&'static str> {
+    let logs = casemate_plan::names::CONSOLE_LOG.into_iter().chain(casemate_plan::names::OUTPUT_LOG);
+    [EXIT].into_iter().chain(logs).collect()
+}
+
 /// A directory without a journal: an ended sandbox's record, or a start that died at its first step.
 fn without_journal(run: &RunDir, dir: SandboxDir, name: &SandboxId, dry_run: bool) -> Result<Outcome, StepFailed> {
     if dir.read_record(EXIT)?.is_some() {
-        return Ok(("ended", Vec::new()));
+        let rest = dir.has_more_than(&kept())?;
+        if rest && !dry_run {
+            dir.empty(&kept())?;
+        }
+        return Ok((
+            if !rest {
+                "ended"
+            } else if dry_run {
+                "would-repair"
+            } else {
+                "repaired"
+            },
+            Vec::new(),
+        ));
     }
     discard(run, dir, name, dry_run, Vec::new())
 }
