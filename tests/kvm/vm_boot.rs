@@ -284,8 +284,9 @@ fn a_reset_starts_afresh() -> Result<(), Failed> {
             threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
         check(matches!(endings[..], [Ending::Reset(_), Ending::Recalled]), format!("{endings:?}"))?;
-        reloader.reload(&mut image, &Platform::default())?;
         vcpus.iter_mut().try_for_each(|vcpu| vcpu.rewind())?;
+        reloader.reload(&mut image, &Platform::default())?;
+        vcpus.iter_mut().try_for_each(|vcpu| vcpu.place())?;
     }
     check(console.text() == [0; 6], format!("{:?}", console.text()))
 }

@@ -188,13 +188,13 @@ impl Life {
         let end = end?;
         // An agent that failed would fail again: its reset is the end.
         if let (Ending::Reset(_), Some(restart), None) = (end, &mut threads.restart, &self.agent_failed) {
-            return match restart.prepare(&threads.gate) {
+            return match restart.prepare(&threads.gate, &threads.bell) {
                 Ok(()) => {
                     threads.ear.forget();
                     self.boot_left = self.boot_limit;
                     match self.phase {
                         // The reset and the pause met: the new life begins when it is resumed.
-                        Phase::Paused => drop(threads.gate.pause(PAUSE_LIMIT)),
+                        Phase::Paused => {}
                         Phase::Ready | Phase::Running => self.run(threads),
                     }
                     None

@@ -90,6 +90,7 @@ fn restart(
     let Booted { kernel, initrd, initrd_tail } = boot;
     Ok(Restart {
         turns: Arc::default(),
+        vcpus: vcpus.len(),
         reloader: vm.reloader(),
         platform,
         kernel,

@@ -4,17 +4,19 @@
 //! the image again under the main thread's filter; nothing of the guest's first life reaches its second.
 //!
 //! ```text
-//! vCPU: Reset -> mail -> main: recall all vCPUs -> reset devices -> reload -> next turn -> vCPUs rewind -> resume
+//! vCPU: Reset -> mail -> main: recall all vCPUs -> each rewinds and arrives
+//!     -> main: reset devices -> reload -> next turn -> boot processor to the entry -> resume
 //! ```
 
 use std::fs::File;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use casemate_devices::VirtioMmio;
 use casemate_vm::{Gate, Image, Platform, Reloader};
 
 use crate::error::{Error, Step};
+use crate::exits::Bell;
 use crate::io::Device;
 use crate::reports::Again;
 
@@ -26,32 +28,54 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Offset of the virtio-mmio status register; writing zero resets the device.
 const STATUS: u64 = 0x70;
 
-/// Counts the guest's lives; vCPU threads wait here for the next one.
+/// Counts the guest's lives; vCPU threads meet here between two of them.
 #[derive(Debug, Default)]
 pub struct Turns {
-    turn: Mutex<u64>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    turn: u64,
+    arrived: usize,
+}
+
 impl Turns {
-    /// Waits for the turn after `seen`.
-    pub fn wait(&self, seen: u64) -> u64 {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        while *turn <= seen {
-            turn = self.changed.wait(turn).unwrap_or_else(PoisonError::into_inner);
+    /// A rewound vCPU waits for the turn after `seen`.
+    pub fn arrive(&self, seen: u64) -> u64 {
+        let mut state = self.lock();
+        state.arrived += 1;
+        self.changed.notify_all();
+        while state.turn <= seen {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        *turn
+        state.turn
+    }
+
+    /// Waits until all vCPUs have arrived. `false` when one does not within `limit`.
+    fn gathered(&self, vcpus: usize, limit: Duration) -> bool {
+        let waiting = |state: &mut State| state.arrived < vcpus;
+        let outcome = self.changed.wait_timeout_while(self.lock(), limit, waiting);
+        !outcome.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn next(&self) {
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let mut state = self.lock();
+        (state.turn, state.arrived) = (state.turn + 1, 0);
+        drop(state);
         self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a reset needs; kept only where the plan wants reboots.
 pub struct Restart {
     pub turns: Arc<Turns>,
+    pub vcpus: usize,
     pub reloader: Reloader,
     pub platform: Platform,
     pub kernel: File,
@@ -63,15 +87,17 @@ pub struct Restart {
 }
 
 impl Restart {
-    /// The next life. The gate must be opened afterwards.
-    pub fn prepare(&mut self, gate: &Gate) -> Result<(), Error> {
-        if !gate.recall(LIMIT) {
+    /// The next life, held at the gate: it begins when the gate is opened.
+    pub fn prepare(&mut self, gate: &Gate, bell: &Bell) -> Result<(), Error> {
+        if !gate.recall(LIMIT) || !self.turns.gathered(self.vcpus, LIMIT) {
             return Err(Error::because(STEP, "a vCPU did not leave the guest"));
         }
         std::thread::sleep(PAUSE);
-        for device in &self.devices {
-            if let Device::Virtio(device) = device {
-                reset(device);
+        for (index, device) in self.devices.iter().enumerate() {
+            match device {
+                Device::Virtio(device) => reset(device),
+                // What the first life wrote last, a line without an end perhaps, goes to the log now.
+                Device::Serial(_) => bell.ring(index as u32),
             }
         }
         self.again.announce();
@@ -82,6 +108,8 @@ impl Restart {
             command_line: &self.command_line,
         };
         self.reloader.reload(&mut image, &self.platform).step(STEP)?;
+        // Held, not recalled, before anybody goes on: a vCPU that is quicker than this thread waits at the gate.
+        gate.pause(LIMIT);
         self.turns.next();
         Ok(())
     }
@@ -97,13 +125,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_waited_for_once() {
+    fn nobody_goes_on_before_all_have_arrived() {
         let turns = Arc::new(Turns::default());
+        assert!(!turns.gathered(1, Duration::from_millis(1)));
         let theirs = Arc::clone(&turns);
-        let waiter = std::thread::spawn(move || (theirs.wait(0), theirs.wait(1)));
-        turns.next();
-        turns.next();
-        let (first, second) = waiter.join().unwrap();
-        assert!(first >= 1 && second == 2);
+        let vcpu = std::thread::spawn(move || (theirs.arrive(0), theirs.arrive(1)));
+        for _ in 0..2 {
+            assert!(turns.gathered(1, Duration::from_secs(5)));
+            turns.next();
+        }
+        assert_eq!(vcpu.join().unwrap(), (1, 2));
     }
 }

@@ -33,7 +33,7 @@ pub struct Threads {
     /// How to start the guest again, where the plan allows a reboot.
     pub restart: Option<Restart>,
     io: JoinHandle<Option<String>>,
-    bell: Arc<Bell>,
+    pub bell: Arc<Bell>,
     done: Arc<AtomicBool>,
 }
 
@@ -80,8 +80,11 @@ fn run_vcpu(vcpu: &mut Vcpu, exits: &Exits, gate: &Gate, mailbox: &Mailbox, turn
             mailbox.post(Mail::Ended(ending));
         }
         let (Some(turns), Ending::Reset(_) | Ending::Recalled) = (turns, ending) else { return };
-        turn = turns.wait(turn);
-        if let Err(error) = vcpu.rewind() {
+        let again = vcpu.rewind().and_then(|()| {
+            turn = turns.arrive(turn);
+            vcpu.place()
+        });
+        if let Err(error) = again {
             mailbox.post(Mail::Broken(Error::new("restart the guest", &error).to_string()));
             return;
         }

@@ -95,7 +95,7 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Forgets all guest memory and loads the image into it. No vCPU and no device may use memory meanwhile.
+    /// Forgets all guest memory and loads the image into it. All vCPUs are rewound, and no device uses memory.
     ///
     /// # Errors
     /// The image changed and can no longer be loaded.

@@ -147,8 +147,9 @@ impl Vcpu {
         Ok(())
     }
 
-    /// A reset: the remembered registers, and for the boot processor the entry of the image loaded last and an
-    /// I/O APIC as at power-on. The vCPU must have left its loop; memory must be loaded ([`crate::Reloader`]).
+    /// First half of a reset: the remembered registers, and with the boot processor an I/O APIC as at power-on.
+    /// The vCPU must have left its loop. Must come before memory is loaded anew: until its MSRs are back, KVM may
+    /// still write to the clock and steal-time pages that the guest of before named there.
     ///
     /// # Errors
     /// Nothing was remembered, or KVM refuses one of the parts.
@@ -159,11 +160,21 @@ impl Vcpu {
         })?;
         // MSRs that KVM takes no more once a vCPU ran keep their value: they are the host's features.
         let _refused = origin.write(&self.fd)?;
-        if self.index == 0 {
-            self.shared.chip.as_ref().map_or(Ok(()), |chip| chip.reset(&self.shared.vm))?;
-            self.shared.entry().map_or(Ok(()), |entry| regs::set_entry(&self.fd, &self.shared.memory, &entry))?;
+        match (self.index, &self.shared.chip) {
+            (0, Some(chip)) => chip.reset(&self.shared.vm),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Second half of a reset, after [`crate::Reloader::reload`]: the boot processor goes to the image's entry.
+    ///
+    /// # Errors
+    /// KVM refuses the registers.
+    pub fn place(&mut self) -> Result<()> {
+        match (self.index, self.shared.entry()) {
+            (0, Some(entry)) => regs::set_entry(&self.fd, &self.shared.memory, &entry),
+            _ => Ok(()),
+        }
     }
 
     /// An exit whose result the guest has not consumed yet is finished by one immediate KVM_RUN.
