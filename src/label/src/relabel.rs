@@ -211,7 +211,8 @@ impl<S: LabelStore> Relabeler<S> {
             return Ok(held(Outcome::NoSeparation("its file system keeps no labels".into())));
         };
         let old_record = self.record_of(fd, path)?;
-        if old_record.is_none() && now == &label && class != LabelClass::Exclusive {
+        // the user of a label separates nothing: content that its maker's user labelled is content
+        if old_record.is_none() && class != LabelClass::Exclusive && same_but_for_user(now, &label) {
             return Ok(held(Outcome::AlreadyRight));
         }
         let record = self.next_record(path, old_record.as_ref(), now, &label, class, owner)?;
@@ -282,8 +283,8 @@ impl<S: LabelStore> Relabeler<S> {
             if private && !ours {
                 return Err(RelabelError::Foreign { path: path.into(), label: now.to_string() });
             }
-            // our own label without a record: the original is lost, file_contexts must tell
-            let orig = (!ours).then(|| now.clone());
+            // our own private label without a record: the original is lost, file_contexts must tell
+            let orig = (!(ours && private)).then(|| now.clone());
             return Ok(OwnersRecord { v: 1, orig, label: label.clone(), owners: vec![owner.clone()], gen_: 1 });
         };
         let mut owners: Vec<Owner> = old.owners.iter().filter(|o| *o != owner && o.is_alive()).cloned().collect();
@@ -381,6 +382,10 @@ impl<S: LabelStore> Relabeler<S> {
 
 pub(crate) fn io_error(path: &Path, verb: &'static str, what: &'static str, source: io::Error) -> RelabelError {
     RelabelError::Io { path: path.into(), verb, what, source }
+}
+
+fn same_but_for_user(a: &Context, b: &Context) -> bool {
+    (a.role(), a.type_(), a.range()) == (b.role(), b.type_(), b.range())
 }
 
 #[cfg(test)]
