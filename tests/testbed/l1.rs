@@ -7,19 +7,49 @@ pub fn repo() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Brings L1 up, builds it first if need be, and loads the module of this checkout.
+/// The instance: one of the tier's own, or that which CASEMATE_TESTBED names, for work on the tests.
+fn named() -> Option<std::ffi::OsString> {
+    std::env::var_os("CASEMATE_TESTBED")
+}
+
+/// Two runs of the tier do not share an instance: the first to end would take it away.
+fn own_name() -> String {
+    format!("tests-{}", std::process::id())
+}
+
+/// Brings L1 up, builds it first if need be, with the module of this checkout. An instance of the tier's own ends with
+/// this process.
 pub fn up() -> Result<(), String> {
     if !Path::new("/proc/self/uid_map").exists() || !is_root() {
         return Err("not root, and the testbed's image is built as root".into());
     }
-    for verb in ["up", "policy"] {
-        let output = testbed([verb]).map_err(|e| format!("testbed {verb}: {e}"))?;
+    let pid = std::process::id().to_string();
+    let verbs: &[&[&str]] = match named() {
+        Some(_) => &[&["up"], &["policy"]],
+        // The image is made with the module, so there is nothing to load.
+        None => &[&["up", "--parent", &pid]],
+    };
+    for verb in verbs {
+        let output = testbed(verb.iter().copied()).map_err(|e| format!("testbed {}: {e}", verb[0]))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("testbed {verb}: {}", said.lines().last().unwrap_or("failed")));
+            return Err(format!("testbed {}: {}", verb[0], said.lines().last().unwrap_or("failed")));
         }
     }
     Ok(())
+}
+
+/// Powers off the tier's own L1.
+pub fn down() {
+    if named().is_none()
+        && let Err(error) = testbed(["down"])
+    {
+        eprintln!("testbed down: {error}");
+    }
+    if named().is_none() {
+        // Nobody looks for the logs of an instance that is named after a process.
+        let _ = std::fs::remove_dir_all(repo().join(".cache/testbed/inst").join(own_name()));
+    }
 }
 
 fn is_root() -> bool {
@@ -28,7 +58,8 @@ fn is_root() -> bool {
 }
 
 fn testbed<'a>(args: impl IntoIterator<Item = &'a str>) -> std::io::Result<Output> {
-    Command::new(repo().join("testbed/testbed")).args(args).stdin(Stdio::null()).output()
+    let name = named().unwrap_or_else(|| own_name().into());
+    Command::new(repo().join("testbed/testbed")).args(args).env("CASEMATE_TESTBED", name).stdin(Stdio::null()).output()
 }
 
 /// Runs `script` in L1's shell, in `domain` if one is named. Output and status; an error if the tool itself failed.

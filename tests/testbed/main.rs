@@ -6,6 +6,7 @@
 mod cli;
 mod l1;
 mod label;
+mod main_job;
 
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // one L1, two emulated CPUs: tests in parallel only disturb each other
     args.test_threads = Some(1);
-    let mut trials: Vec<Trial> = label::tests().into_iter().chain(cli::tests()).collect();
+    let mut trials: Vec<Trial> = [label::tests(), cli::tests(), main_job::tests()].into_iter().flatten().collect();
     let wanted = |t: &Trial| args.filter.as_ref().is_none_or(|f| t.name().contains(f.as_str()));
     if !args.list
         && trials.iter().any(wanted)
@@ -24,5 +25,7 @@ fn main() -> ExitCode {
         eprintln!("testbed tier skipped: {reason}");
         trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
     }
-    libtest_mimic::run(&args, trials).exit_code()
+    let conclusion = libtest_mimic::run(&args, trials);
+    l1::down();
+    conclusion.exit_code()
 }
