@@ -263,7 +263,8 @@ fn image_in_use() -> Result<(), Failed> {
         vm.started()?;
         let mut other = host.start(&two)?;
         let event = format!("{:?}", other.event()?);
-        let refused = event.starts_with("Failed") && event.contains("in use by another VM");
+        let refused =
+            event.starts_with("Failed") && event.contains("in use by another VM") && event.contains("/image:");
         check(refused != together, format!("read-only {first} beside {second}: {event:.300}"))?;
         if together {
             other.ask(name_of(&two), Request::Kill)?;

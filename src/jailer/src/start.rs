@@ -21,7 +21,7 @@ use casemate_wire::record::{ObjectLabel, ProcessName};
 use rustix::fs::FileType;
 
 use crate::clock::{ChildClock, Stopwatch};
-use crate::error::StepFailed;
+use crate::error::{StepFailed, sentence};
 use crate::store::{CONTROL, RunDir, SandboxDir, VSOCK};
 
 /// What the steps have made so far.
@@ -174,7 +174,8 @@ impl Start {
     fn lock(&mut self, step: &Step, name: &str, exclusive: bool) -> Result<(), StepFailed> {
         let file = File::from(self.clone_fd(step, name)?);
         let mode = if exclusive { LockMode::Exclusive } else { LockMode::Shared };
-        lock_image(&file, mode).map_err(|e| StepFailed::at(step, e))
+        let path = self.labels.iter().find(|object| object.fd == name).map_or(name, |object| &object.path);
+        lock_image(&file, mode).map_err(|e| StepFailed::at_because(step, format!("{path}: {}", sentence(&e))))
     }
 
     fn clone_fd(&self, step: &Step, name: &str) -> Result<OwnedFd, StepFailed> {
