@@ -107,7 +107,10 @@ fn launch(spec: &SandboxSpec, plan: &Plan, start: &mut Start) -> Result<(Child, 
     start.guest_config(guest::config(spec, start.name.as_str())?);
     for step in plan.steps_of(Role::Jailer).filter(|s| !matches!(s.action, Action::CloneRunner { .. })) {
         start.apply(step, plan)?;
-        start.watch.lap(&step.what);
+        // The name was reserved, and timed, before there was a journal.
+        if !matches!(step.action, Action::ReserveName { .. }) {
+            start.watch.lap(&step.what);
+        }
     }
     let bound = bind(plan, start)?;
     start.watch.lap("bind descriptors and plan for the runner");

@@ -273,6 +273,12 @@ impl Warden {
     }
 
     fn hear_guest(&mut self, serving: &mut Serving, news: GuestNews) {
+        self.watch.lap(match &news {
+            GuestNews::Ready => "boot the guest until its agent is ready",
+            GuestNews::Started => "attach, start the command",
+            GuestNews::Exited { .. } => "run the command",
+            GuestNews::Failed { .. } => "until the agent failed",
+        });
         match &news {
             GuestNews::Ready => serving.boot_deadline = None,
             GuestNews::Started => {}
