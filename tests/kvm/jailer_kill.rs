@@ -105,7 +105,7 @@ fn kill_when(host: &Host, spec: &Value, when: impl Fn(usize, usize) -> bool) -> 
         if when(calls, most) {
             break;
         }
-        over = !steps.next()?;
+        over = !steps.advance()?;
         if over {
             break;
         }
@@ -248,7 +248,7 @@ fn repair_killed() -> Result<(), Failed> {
         let mut repair =
             held.args(["repair", "--run-dir"]).arg(host.run_dir()).stdout(std::process::Stdio::null()).spawn()?;
         let mut steps = Steps::follow(repair.id(), repair.stdin.take())?;
-        let over = (0..calls).map(|_| steps.next()).find(|more| !matches!(more, Ok(true))).transpose()?.is_some();
+        let over = (0..calls).map(|_| steps.advance()).find(|more| !matches!(more, Ok(true))).transpose()?.is_some();
         steps.let_die()?;
         repair.kill()?;
         repair.wait()?;

@@ -4,7 +4,7 @@
 //! let mut command = step::held(&program);          // starts only when it is traced
 //! let mut child = command.args(…).spawn()?;
 //! let mut steps = Steps::follow(child.id(), child.stdin.take())?;
-//! while steps.next()? { … }                        // after one more system call; false when the program is about to exit
+//! while steps.advance()? { … }                        // after one more system call; false when the program is about to exit
 //! ```
 //! ptrace belongs to a thread: one thread does all of this. The program's children are not followed.
 
@@ -47,7 +47,7 @@ impl Steps {
     }
 
     /// Lets it make one system call; it is stopped when that has returned. False when it is about to exit.
-    pub fn next(&mut self) -> Result<bool, Failed> {
+    pub fn advance(&mut self) -> Result<bool, Failed> {
         for _entry_and_return in 0..2 {
             let mut signal = None;
             loop {
