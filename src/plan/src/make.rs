@@ -19,7 +19,8 @@ use crate::steps::Maker;
 
 /// What our guests' kernels are told before the user's part: serial console, no probing of what does not exist,
 /// and a panic that ends the VM at once.
-const BASE_CMDLINE: &str = "console=ttyS0 panic=-1 reboot=k pci=off i8042.noaux i8042.nomux i8042.dumbkbd tsc=reliable quiet";
+const BASE_CMDLINE: &str =
+    "console=ttyS0 panic=-1 reboot=k pci=off i8042.noaux i8042.nomux i8042.dumbkbd tsc=reliable quiet";
 
 /// The whole start of one sandbox, as data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
