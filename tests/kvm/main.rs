@@ -14,6 +14,7 @@ mod jailer;
 mod jailer_control;
 mod jailer_input;
 mod jailer_kill;
+mod jailer_weak;
 mod runner;
 mod vm_boot;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         jailer_control::tests(),
         jailer_input::tests(),
         jailer_kill::tests(),
+        jailer_weak::tests(),
         cli::tests(),
     ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();

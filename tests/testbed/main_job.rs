@@ -27,11 +27,18 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// JSON is picked apart by sed: L1 has neither jq nor python. `field NAME` prints the values of a field, one per line.
-const FIELD: &str = r#"field() { grep -o "\"$1\": *\(\"[^\"]*\"\|[a-z0-9]*\)" | sed 's/^[^:]*: *//; s/"//g'; }
+/// A failure takes its sandboxes with it, so that one is not told by the trials that follow.
+const TOOLS: &str = r#"
+fail() {
+    echo "FAILED: $*"; cat out err 2>/dev/null | tail -20
+    casemate ps -a -q | grep '^mj-' | xargs -r casemate rm -f >/dev/null 2>&1
+    exit 1
+}
+field() { grep -o "\"$1\": *\(\"[^\"]*\"\|[a-z0-9]*\)" | sed 's/^[^:]*: *//; s/"//g'; }
 "#;
 
 fn job(body: &str) -> Result<String, Failed> {
-    script(&format!("{FIELD}{body}"))
+    script(&format!("{TOOLS}{body}"))
 }
 
 fn nothing_denied() -> Result<(), Failed> {
