@@ -70,6 +70,8 @@ struct Serving {
     news: u32,
     /// What the runner was asked and has not answered: it may speak of these, once each.
     asked: Vec<Request>,
+    /// The runner's end of the channel is closed: it is about to end.
+    hung_up: bool,
 }
 
 struct Connection {
@@ -152,6 +154,7 @@ impl Warden {
             status: None,
             guest_failure: None,
             news: 0,
+            hung_up: false,
             asked: Vec::new(),
         };
         loop {
@@ -196,7 +199,13 @@ impl Warden {
     fn wait(&self, serving: &Serving) -> Result<Ready, StepFailed> {
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.child.as_fd(), PollFlags::IN),
-            PollFd::new(&self.runner, PollFlags::IN),
+            // A closed channel is always ready: the kernel takes a VM apart for milliseconds after it, which is no time
+            // to spin.
+            if serving.hung_up {
+                PollFd::from_borrowed_fd(self.child.as_fd(), PollFlags::IN)
+            } else {
+                PollFd::new(&self.runner, PollFlags::IN)
+            },
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.control, PollFlags::IN),
         ];
@@ -250,7 +259,10 @@ impl Warden {
                 self.kill(serving, ExitCause::InternalError);
                 return false;
             }
-            Err(_) => return false,
+            Err(error) => {
+                serving.hung_up |= !matches!(error, ChannelError::WouldBlock);
+                return false;
+            }
         };
         match message {
             FromRunner::Paused => self.changed(serving, Phase::Paused, &Request::Pause),
