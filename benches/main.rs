@@ -163,7 +163,7 @@ fn end_of_one(flying: &mut VecDeque<jail::Launch>) -> Result<(), AnyError> {
 fn idle(bench: &mut Bench, csv: &mut String) -> Result<(), AnyError> {
     let kernel = bench.run_dir.join("spin");
     std::fs::write(&kernel, guest::pvh_elf(guest::spin))?;
-    let columns = ["RSS", "PSS", "peak RSS", "guest RAM touched"];
+    let columns = ["RSS", "PSS", "of it private", "peak RSS", "guest RAM touched"];
     let title = "Memory of a paused VM, KiB: RSS and PSS without guest RAM, peak with it";
     let mut table = Table::new(title, &columns, 0);
     for count in [1, 10] {
@@ -186,10 +186,10 @@ fn idle(bench: &mut Bench, csv: &mut String) -> Result<(), AnyError> {
 }
 
 fn memory_of(pids: &[u32]) -> Result<Vec<Option<Samples>>, AnyError> {
-    let mut cells = vec![Samples::default(); 4];
+    let mut cells = vec![Samples::default(); 5];
     for pid in pids {
         let is = memory::of(*pid, MEMORY_KIB)?;
-        for (cell, value) in cells.iter_mut().zip([is.rss, is.pss, is.peak, is.guest]) {
+        for (cell, value) in cells.iter_mut().zip([is.rss, is.pss, is.private, is.peak, is.guest]) {
             cell.push(value as f64);
         }
     }

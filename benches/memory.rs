@@ -9,6 +9,8 @@ use crate::jail::AnyError;
 pub struct Memory {
     pub rss: u64,
     pub pss: u64,
+    /// Private_Dirty: what one more VM takes of the host, program pages being shared.
+    pub private: u64,
     /// VmHWM: the most it ever had, guest RAM included.
     pub peak: u64,
     /// Rss of the mappings left out.
@@ -26,6 +28,7 @@ pub fn of(pid: u32, guest_kib: u64) -> Result<Memory, AnyError> {
         } else {
             memory.rss += field(mapping, "Rss:");
             memory.pss += field(mapping, "Pss:");
+            memory.private += field(mapping, "Private_Dirty:");
         }
     }
     Ok(memory)
