@@ -306,7 +306,9 @@ pub fn program(name: &str) -> Result<PathBuf, Failed> {
     let target = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target");
     // The runner must be the static one: a dynamic one needs executable mappings, which its filters deny.
     let places = match name {
-        "casemate-runner" | "casemate-probe" => &["x86_64-unknown-linux-gnu/dist", "x86_64-unknown-linux-gnu/debug"][..],
+        "casemate-runner" | "casemate-probe" => {
+            &["x86_64-unknown-linux-gnu/dist", "x86_64-unknown-linux-gnu/debug"][..]
+        }
         _ => &["dist", "debug"],
     };
     places
