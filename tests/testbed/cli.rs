@@ -277,7 +277,8 @@ for t in 0.05 0.5 2 6; do
     sleep $t; kill -9 $p; wait $p 2>/dev/null
     eventually sh -c '! casemate ps -q | grep -qx cli-k'
     casemate repair >out 2>err || fail "repair after $t"
-    [ ! -e /run/casemate/vms/cli-k ] || casemate rm cli-k >/dev/null 2>&1 || fail "left after $t"
+    # A start that lost its client may still be undoing itself.
+    eventually sh -c '[ ! -e /run/casemate/vms/cli-k ] || casemate rm cli-k'
 done
 truncate -s 8M d.img; ls -Z d.img > before
 want 0 run -d -q --name cli-k --disk id=data,path=d.img,format=raw -- sleep 1000
