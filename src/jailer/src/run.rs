@@ -263,6 +263,7 @@ fn warden(
             boot_timeout: plan.vm.agent.then(|| Duration::from_millis(plan.vm.boot_timeout_ms)),
             timeout: spec.timeout(),
             signals,
+            waiting: Vec::new(),
             watch,
             timed: false,
         }),
@@ -349,5 +350,6 @@ fn finish(mut warden: Warden, mut start: Start) {
     if let Err(failed) = written {
         eprintln!("casemate-jailer: {failed}");
     }
+    warden.answer_waiting(&report);
     tell(&warden, &Event::Exited(report));
 }

@@ -52,6 +52,8 @@ pub struct Warden {
     pub boot_timeout: Option<Duration>,
     pub timeout: Option<Duration>,
     pub signals: OwnedFd,
+    /// Clients that wait for the end.
+    pub waiting: Vec<Channel>,
     pub watch: Stopwatch,
     /// The runner's laps are heard once.
     pub timed: bool,
@@ -161,7 +163,9 @@ impl Warden {
             if self.turn(&mut serving)? {
                 let exit = self.child.wait().map_err(|e| StepFailed::stage("reap the runner", e))?;
                 let report = serving.report(exit);
-                self.answer_waiting(&mut serving, &report);
+                // They are answered when the host is as it was: whoever waits may look at the record at once.
+                let waiting = serving.connections.into_iter().filter(|c| c.waits || c.pending.is_some());
+                self.waiting = waiting.map(|c| c.channel).collect();
                 return Ok(report);
             }
         }
@@ -374,14 +378,11 @@ impl Warden {
         }
     }
 
-    fn answer_waiting(&mut self, serving: &mut Serving, report: &ExitReport) {
-        self.record.phase = Phase::Stopped;
-        self.record.exit = Some(report.clone());
-        for connection in &mut serving.connections {
-            // A connection that only inspected before is told nothing; one that asked and waits, the end.
-            if connection.waits || connection.pending.is_some() {
-                connection.reply(&Response::Exited(report.clone()));
-            }
+    /// Tells those who asked and wait how it ended. The last thing a warden says to them.
+    pub fn answer_waiting(&mut self, report: &ExitReport) {
+        for channel in self.waiting.drain(..) {
+            // A client that left does not matter any more.
+            let _gone = channel.send(&Response::Exited(report.clone()));
         }
     }
 }
