@@ -11,7 +11,8 @@ use libtest_mimic::{Failed, Trial};
 use crate::l1;
 
 pub fn tests() -> Vec<Trial> {
-    let trial = |name: &str, run: fn() -> Result<(), Failed>| Trial::test(format!("cli: {name}"), run);
+    let trial =
+        |name: &str, run: fn() -> Result<(), Failed>| Trial::test(format!("cli: {name}"), move || l1::patiently(run));
     vec![
         trial("posture, output, exit status", basics),
         trial("exit statuses of all ends", statuses),

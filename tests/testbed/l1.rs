@@ -1,5 +1,6 @@
 //! The emulated host, through testbed/testbed.
 
+use libtest_mimic::Failed;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -77,4 +78,19 @@ pub fn push(files: &[PathBuf], dir: &str) -> Result<(), String> {
     let names: Vec<&str> = files.iter().filter_map(|f| f.to_str()).collect();
     let output = testbed(["push"].into_iter().chain(names).chain([dir])).map_err(|e| e.to_string())?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// What a trial that failed half-way has left.
+const SWEEP: &str = "setenforce 1; casemate repair >/dev/null 2>&1
+for name in $(casemate ps -aq | grep -E '^(cli|mj)-'); do casemate rm -f $name; done; true";
+
+/// Runs a trial, and once more if it fails: an emulated host on a busy machine stands still for seconds at times, and
+/// what a user does by the clock (a signal after a second) then comes too early. The first failure is printed; a second
+/// one is the trial's.
+pub fn patiently(run: fn() -> Result<(), Failed>) -> Result<(), Failed> {
+    run().or_else(|first| {
+        eprintln!("failed once, tried again: {}", first.message().unwrap_or("without a message"));
+        sh(None, SWEEP)?;
+        run()
+    })
 }

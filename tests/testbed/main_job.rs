@@ -6,7 +6,9 @@ use libtest_mimic::{Failed, Trial};
 use crate::{cli::script, l1};
 
 pub fn tests() -> Vec<Trial> {
-    let trial = |name: &str, run: fn() -> Result<(), Failed>| Trial::test(format!("main job: {name}"), run);
+    let trial = |name: &str, run: fn() -> Result<(), Failed>| {
+        Trial::test(format!("main job: {name}"), move || l1::patiently(run))
+    };
     vec![
         trial("a plain run is denied nothing", nothing_denied),
         trial("the command's environment, directory, user and host name", surroundings),
