@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use casemate_spec::wire::{DiskFile, LimitsFile, RebootFile, RootFile, SpecFile};
-use casemate_spec::{DiskFormat, SandboxSpec, parse};
+use casemate_spec::wire::{DiskFile, LimitsFile, RebootFile, RootFile, SelinuxFile, SpecFile};
+use casemate_spec::{DiskFormat, PolicyChange, SandboxSpec, SelinuxProfile, parse};
 
 use crate::failure::{Failure, Result};
 use crate::run_args::SpecArgs;
@@ -74,6 +74,7 @@ fn apply(args: &SpecArgs, spec: &mut SpecFile) -> Result<()> {
     if let Some(given) = &args.root {
         spec.root = Some(root(given)?);
     }
+    selinux(args, spec);
     for disk in &args.disk {
         spec.disks.push(self::disk(disk)?);
     }
@@ -169,14 +170,46 @@ fn root_options(given: &str) -> Result<(&str, bool, Option<String>)> {
     Ok((place, writable, overlay))
 }
 
-const DISK_FORM: &str = "write --disk id=ID,path=PATH,format=raw[,ro][,shared][,mount=DIR,fstype=TYPE]";
+/// clap has refused every other word.
+fn selinux(args: &SpecArgs, spec: &mut SpecFile) {
+    let mut asked = spec.selinux.take().unwrap_or_default();
+    match args.selinux_profile.as_deref() {
+        Some("svirt") => asked.profile = Some(SelinuxProfile::Svirt),
+        Some("container") => asked.profile = Some(SelinuxProfile::Container),
+        Some(_) => asked.profile = Some(SelinuxProfile::Casemate),
+        None => {}
+    }
+    match args.on_policy_change.as_deref() {
+        Some("stop") => asked.on_policy_change = Some(PolicyChange::Stop),
+        Some("pause") => asked.on_policy_change = Some(PolicyChange::Pause),
+        Some(_) => asked.on_policy_change = Some(PolicyChange::Warn),
+        None => {}
+    }
+    if args.selinux_level.is_some() {
+        asked.level.clone_from(&args.selinux_level);
+    }
+    asked.level_shared |= args.selinux_level_shared;
+    if args.no_relabel {
+        asked.relabel = Some(false);
+    }
+    spec.selinux = (asked != SelinuxFile::default()).then_some(asked);
+}
+
+const DISK_FORM: &str =
+    "write --disk id=ID,path=PATH,format=raw[,ro][,shared][,mount=DIR,fstype=TYPE][,label=LABEL][,relabel=no]";
 
 fn disk(given: &str) -> Result<DiskFile> {
     let bad = |problem: String| Failure::new(format!("--disk {given}: {problem}")).remedy(DISK_FORM);
     let (mut id, mut path, mut format, mut mount, mut fstype) = (None, None, None, None, None);
+    let (mut label, mut relabel) = (None, None);
     let (mut read_only, mut shared) = (false, false);
     for part in given.split(',') {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        // The categories of a label have commas of their own.
+        if let Some(label) = label.as_mut().filter(|_| is_categories(part)) {
+            *label = format!("{label},{part}");
+            continue;
+        }
         let slot = match key {
             "ro" | "shared" if part.contains('=') => return Err(bad(format!("'{key}' takes no value"))),
             "ro" => {
@@ -192,6 +225,8 @@ fn disk(given: &str) -> Result<DiskFile> {
             "format" => &mut format,
             "mount" => &mut mount,
             "fstype" => &mut fstype,
+            "label" => &mut label,
+            "relabel" => &mut relabel,
             other => return Err(bad(format!("'{other}' is not known"))),
         };
         if value.is_empty() {
@@ -206,8 +241,21 @@ fn disk(given: &str) -> Result<DiskFile> {
         "raw" => DiskFormat::Raw,
         other => return Err(bad(format!("format '{other}' is not known; it is never guessed"))),
     };
+    let relabel = match relabel.as_deref() {
+        None => None,
+        Some("yes") => Some(true),
+        Some("no") => Some(false),
+        Some(other) => return Err(bad(format!("relabel is yes or no, not '{other}'"))),
+    };
     let path = absolute("--disk", &needed(path, "path")?)?;
-    Ok(DiskFile { id: needed(id, "id")?, path, format, read_only, shared, mount, fstype })
+    Ok(DiskFile { id: needed(id, "id")?, path, format, read_only, shared, mount, fstype, label, relabel })
+}
+
+/// `c5`, `c5.c9`
+fn is_categories(part: &str) -> bool {
+    let one =
+        |text: &str| text.strip_prefix('c').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    part.split('.').all(one)
 }
 
 /// `NAME=VALUE`, or `NAME` for the caller's own value.

@@ -190,3 +190,42 @@ fn options_of_the_command_are_its_own() {
         assert_eq!(spec(line).unwrap().command, ["ls", "--rm", "-it"]);
     }
 }
+
+#[test]
+fn what_is_asked_of_selinux_reaches_its_field() {
+    let disk =
+        "id=d,path=/tmp/d.img,format=raw,label=system_u:object_r:casemate_image_t:s0:c5,c7.c9,mount=/m,fstype=ext4";
+    let line = [
+        "--bare",
+        "--kernel",
+        "/tmp/k",
+        "--disk",
+        disk,
+        "--selinux-level",
+        "s0:c5,c7.c9",
+        "--selinux-level-shared",
+        "--no-relabel",
+    ];
+    let mut line = line.to_vec();
+    line.extend([
+        "--selinux-profile",
+        "svirt",
+        "--on-policy-change",
+        "stop",
+        "--disk",
+        "id=e,path=/tmp/e,format=raw,relabel=no",
+    ]);
+    let spec = spec(&line).unwrap();
+    assert_eq!(spec.disks[0].label.as_deref(), Some("system_u:object_r:casemate_image_t:s0:c5,c7.c9"));
+    assert_eq!(spec.disks[0].mount.as_deref(), Some("/m"));
+    assert_eq!(spec.disks[1].relabel, Some(false));
+    let selinux = spec.selinux.unwrap();
+    assert_eq!(selinux.level.as_deref(), Some("s0:c5,c7.c9"));
+    assert_eq!(selinux.profile, Some(SelinuxProfile::Svirt));
+    assert_eq!(selinux.on_policy_change, Some(PolicyChange::Stop));
+    assert!(selinux.level_shared && selinux.relabel == Some(false));
+    let refusal = refused(&["--disk", "id=d,path=/tmp/d.img,format=raw,relabel=maybe"]);
+    let said = format!("{refusal:?}");
+    assert!(said.contains("relabel is yes or no"), "{said}");
+    assert!(args(&["--selinux-level-shared"]).is_err() && args(&["--selinux-profile", "own"]).is_err());
+}

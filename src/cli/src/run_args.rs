@@ -74,6 +74,21 @@ pub struct SpecArgs {
     /// Accept a reduced posture; the reason is recorded.
     #[arg(long, value_name = "REASON", help_heading = "Confinement")]
     pub allow_reduced: Option<String>,
+    /// Whose SELinux types: Casemate's, libvirt's, or container-selinux' (the first that the policy has, if not given).
+    #[arg(long, value_name = "PROFILE", value_parser = ["casemate", "svirt", "container"], help_heading = "SELinux")]
+    pub selinux_profile: Option<String>,
+    /// A fixed level, as s0:c5,c6, instead of a leased pair; it is reserved.
+    #[arg(long, value_name = "LEVEL", help_heading = "SELinux")]
+    pub selinux_level: Option<String>,
+    /// Other sandboxes may have the same fixed level (a pod).
+    #[arg(long, requires = "selinux_level", help_heading = "SELinux")]
+    pub selinux_level_shared: bool,
+    /// Change no label: every image must carry a fitting one already.
+    #[arg(long, help_heading = "SELinux")]
+    pub no_relabel: bool,
+    /// When the loaded policy stops separating the sandbox.
+    #[arg(long, value_name = "ACTION", value_parser = ["stop", "pause", "warn"], help_heading = "SELinux")]
+    pub on_policy_change: Option<String>,
     /// The command to run in the guest, and its arguments.
     #[arg(trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<String>,

@@ -90,6 +90,7 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
     if let KvmFacts::Unusable(why) = &facts.kvm {
         blockers.push(format!("KVM: {why}"));
     }
+    blockers.extend(not_yet(spec));
     let reasons = || {
         let told: Vec<String> = warnings.iter().map(|w| format!("{} ({})", w.text, w.remedy)).collect();
         told.join("; ")
@@ -100,6 +101,20 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
         blockers.push(format!("the posture would be reduced: {}; or accept it with --allow-reduced REASON", reasons()));
     }
     blockers
+}
+
+/// What a specification may say and no room acts on yet: refused rather than ignored.
+fn not_yet(spec: &SandboxSpec) -> impl Iterator<Item = String> {
+    let asked = spec.selinux();
+    let fields = [
+        ("selinux.profile", asked.profile.is_some()),
+        ("selinux.level", asked.level.is_some()),
+        ("selinux.relabel", !asked.relabel),
+        ("selinux.on_policy_change", spec.file().selinux.as_ref().is_some_and(|s| s.on_policy_change.is_some())),
+        ("disks[].label", spec.disks().iter().any(|d| d.label.label.is_some())),
+        ("disks[].relabel", spec.disks().iter().any(|d| d.label.relabel.is_some())),
+    ];
+    fields.into_iter().filter(|(_, given)| *given).map(|(field, _)| format!("'{field}' is not acted on yet"))
 }
 
 fn rlimits(spec: &SandboxSpec) -> Vec<Rlimit> {

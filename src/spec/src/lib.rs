@@ -10,9 +10,14 @@ pub mod error;
 #[cfg(feature = "text")]
 pub mod parse;
 pub mod sandbox;
+pub mod selinux;
 pub mod values;
 pub mod wire;
 
 pub use error::SpecError;
 pub use sandbox::{Boot, Disk, Limits, Process, RebootPolicy, Root, RootSource, SandboxSpec};
-pub use values::{ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, Posture, SandboxId};
+pub use selinux::{DiskLabel, Selinux};
+pub use values::{
+    ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, Label, LevelText, PolicyChange, Posture, SandboxId,
+    SelinuxProfile,
+};

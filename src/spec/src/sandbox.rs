@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::error::SpecError;
+use crate::selinux::{self, DiskLabel, Selinux};
 use crate::values::{ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, Posture, SandboxId, parse_duration};
 use crate::wire::{self, DiskFile, RebootFile, RootFile, SpecFile};
 
@@ -29,6 +30,7 @@ pub struct SandboxSpec {
     timeout: Option<Duration>,
     limits: Limits,
     on_reboot: RebootPolicy,
+    selinux: Selinux,
     require: Option<Posture>,
     allow_reduced: Option<String>,
     file: SpecFile,
@@ -79,6 +81,7 @@ pub struct Disk {
     pub read_only: bool,
     pub shared: bool,
     pub mount: Option<(GuestPath, String)>,
+    pub label: DiskLabel,
 }
 
 /// Limits on the processes that serve the VM; `None` means not limited.
@@ -133,6 +136,9 @@ impl SandboxSpec {
     pub fn on_reboot(&self) -> RebootPolicy {
         self.on_reboot
     }
+    pub fn selinux(&self) -> &Selinux {
+        &self.selinux
+    }
     pub fn require(&self) -> Option<Posture> {
         self.require
     }
@@ -182,6 +188,7 @@ impl TryFrom<SpecFile> for SandboxSpec {
                 Some(RebootFile::Restart) => RebootPolicy::Restart,
                 Some(RebootFile::Stop) | None => RebootPolicy::Stop,
             },
+            selinux: selinux::selinux(&file)?,
             require: file.require,
             allow_reduced: reason(&file)?,
             file,
@@ -419,6 +426,7 @@ fn disk(field: &str, asked: &DiskFile) -> Result<Disk, SpecError> {
         read_only: asked.read_only,
         shared: asked.shared,
         mount,
+        label: selinux::disk_label(field, asked)?,
     })
 }
 

@@ -197,6 +197,62 @@ pub enum DiskFormat {
     Raw,
 }
 
+/// Whose SELinux types a sandbox uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum SelinuxProfile {
+    /// The module in `policies/`.
+    Casemate,
+    /// libvirt's family: the types of `virtual_domain_context` and `virtual_image_context`.
+    Svirt,
+    /// container-selinux' family: the types of `container_contexts`.
+    Container,
+}
+
+/// What happens to a running sandbox when the loaded policy stops separating it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyChange {
+    Stop,
+    Pause,
+    Warn,
+}
+
+/// A single SELinux level in any spelling, as `s0:c5,c6`. Its meaning is the label engine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LevelText(String);
+
+impl LevelText {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, ':' | ',' | '.');
+        let good = text.starts_with('s') && (2..=256).contains(&text.len()) && text.chars().all(plain);
+        if good { Ok(LevelText(text.to_owned())) } else { Err(format!("{text:?} is not a level")) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A whole SELinux label, as `system_u:object_r:casemate_image_t:s0:c5,c6`. Its meaning is the label engine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label(String);
+
+impl Label {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | ',' | '.' | '_' | '-');
+        let whole = text.splitn(4, ':').filter(|field| !field.is_empty()).count() >= 3;
+        let good = whole && text.len() <= 1024 && text.chars().all(plain);
+        if good { Ok(Label(text.to_owned())) } else { Err(format!("{text:?} is not a label")) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Parses a duration: `90`, `90s`, `500ms`, `5m`, `2h`.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let bad = || format!("{text:?} is not a duration");

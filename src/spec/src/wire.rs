@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::values::{DiskFormat, Posture};
+use crate::values::{DiskFormat, PolicyChange, Posture, SelinuxProfile};
 
 /// The version of the wire form that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -88,6 +88,9 @@ pub struct SpecFile {
     /// What a reboot by the guest does: `stop` (default) or `restart`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_reboot: Option<RebootFile>,
+    /// What is asked of SELinux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<SelinuxFile>,
     /// Refuse to start below this posture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require: Option<Posture>,
@@ -142,6 +145,35 @@ pub struct DiskFile {
     pub mount: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fstype: Option<String>,
+    /// SELinux label to set instead of the one that follows from `read_only` and `shared`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// `false`: leave this disk's label alone, but check that it fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relabel: Option<bool>,
+}
+
+/// What is asked of SELinux; every field has a default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SelinuxFile {
+    /// Whose types: `casemate`, `svirt` or `container`. The first of them that the policy has when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<SelinuxProfile>,
+    /// A fixed level, as `s0:c5,c6`, instead of a leased pair. It is reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// Other sandboxes may have the same fixed level (a pod).
+    #[serde(default)]
+    pub level_shared: bool,
+    /// `false`: change no label; every object must carry a fitting one already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relabel: Option<bool>,
+    /// When the loaded policy stops separating the sandbox: `stop`, `pause` or `warn`. `pause` where
+    /// `require` is `enforced`, else `warn`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_policy_change: Option<PolicyChange>,
 }
 
 /// Limits on the processes that serve the VM.
