@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use casemate_confine::attest_outside::{Expected, attest};
 use casemate_confine::namespaces;
-use casemate_label::{CategoryPair, LiveLevels};
+use casemate_label::{Level, LiveLevels};
 use casemate_plan::{Action, Layer, Namespace, Plan, RolePlan};
 use casemate_sys::process::pidfd_open;
 use casemate_sys::procfs::{Proc, ProcessView};
@@ -26,7 +26,7 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
     let own = namespaces::own(&proc, &wanted).map_err(failed)?;
     let pidfd = pidfd_open(pid).map_err(failed)?;
     let cgroup = start.cgroup.take();
-    let pair = start.pair;
+    let (level, shared) = (start.level, level_is_shared(plan));
     Ok(Box::new(move || {
         let view = ProcessView::new(&proc, pid, pidfd.as_fd());
         let expected = Expected {
@@ -38,18 +38,23 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
             filters_per_thread: FILTERS_PER_THREAD,
         };
         let mut findings: Vec<Finding> = attest(&view, &expected).into_iter().map(finding).collect();
-        findings.extend(pair.map(|pair| alone(pair, pid)));
+        // a group shares on purpose, and the plan warned of it
+        findings.extend(level.filter(|_| !shared).map(|level| alone(level, pid)));
         findings
     }))
 }
 
-/// Nobody else is within reach of the pair: another manager, which knows nothing of our ledger, may have chosen the same.
-fn alone(pair: CategoryPair, pid: i32) -> Finding {
-    let others = LiveLevels::others_in_reach(pair, &[pid.unsigned_abs()]);
+fn level_is_shared(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| matches!(step.action, Action::LeaseLevel { shared: true, .. }))
+}
+
+/// Nobody else is within reach of the level: another manager, which knows nothing of our ledger, may have chosen the same.
+fn alone(level: Level, pid: i32) -> Finding {
+    let others = LiveLevels::others_in_reach(level, &[pid.unsigned_abs()]);
     let seen: Vec<String> = others.iter().take(8).map(|(pid, context)| format!("{pid} ({context})")).collect();
     Finding {
         layer: Layer::Selinux.to_string(),
-        what: format!("other processes within reach of {pair}"),
+        what: format!("other processes within reach of {level}"),
         expected: "none".into(),
         seen: if seen.is_empty() { "none".into() } else { seen.join(", ") },
         ok: seen.is_empty(),

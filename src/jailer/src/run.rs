@@ -299,7 +299,7 @@ fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> 
         warden: name(casemate_sys::process::own_pid())?,
         runner: Some(runner),
         uid: start.uid.unwrap_or_default(),
-        categories: start.pair.map(|pair| pair.to_string()),
+        categories: start.level.map(|level| level.categories.to_string()),
         label: start.label.as_ref().map(ToString::to_string),
         labels: start.labels.clone(),
         findings: Vec::new(),

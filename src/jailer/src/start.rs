@@ -8,8 +8,8 @@ use std::path::Path;
 
 use casemate_confine::cgroup::{self, Cgroup};
 use casemate_label::{
-    CategoryPair, CategorySet, Context, Held, Intent, Journal, LabelClass, Ledger, LiveLevels, Outcome, Owner, Profile,
-    Relabeler, Transaction, UidRange, UndoOutcome, Undoer, VerifiedProc,
+    CategorySet, Context, Held, Intent, Journal, LabelClass, Ledger, Level, LiveLevels, Outcome, Owner, Profile,
+    Relabeler, Transaction, UidRange, UndoOutcome, Undoer, VerifiedProc, mode,
 };
 use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, ImageClass, Plan, Step, names};
 use casemate_spec::SandboxId;
@@ -33,7 +33,8 @@ pub struct Start {
     ledger: Ledger,
     relabeler: Relabeler,
     pub uid: Option<u32>,
-    pub pair: Option<CategoryPair>,
+    /// What only this sandbox has: a leased pair, or the level that its user fixed.
+    pub level: Option<Level>,
     /// The runner's label.
     pub label: Option<Context>,
     /// Descriptors for the runner, by name.
@@ -78,7 +79,7 @@ impl Start {
             ledger,
             relabeler: Relabeler::new(Profile::casemate()),
             uid: None,
-            pair: None,
+            level: None,
             label: None,
             fds: BTreeMap::new(),
             labels: Vec::new(),
@@ -103,6 +104,7 @@ impl Start {
             Action::ReserveName { .. } => Ok(()),
             Action::LeaseUid { first, last } => self.lease_uid(step, *first, *last),
             Action::LeaseMcs => self.lease_pair(step),
+            Action::LeaseLevel { level, shared } => self.lease_level(step, level, *shared),
             Action::OpenFile { fd, path, kind, access } => self.open(step, fd, path, *kind, *access),
             Action::LockImage { fd, exclusive } => self.lock(step, fd, *exclusive),
             Action::Relabel { fd, class } => self.relabel(step, fd, *class),
@@ -127,8 +129,23 @@ impl Start {
         let window = own.range().map_or(CategorySet::ALL, |range| range.high().categories);
         let (pair, lease) =
             self.ledger.lease_pair(&owner, &window, &LiveLevels::scan()).map_err(|e| StepFailed::at(step, e))?;
-        self.pair = Some(pair);
+        self.level = Some(pair.level());
         self.label = Some(self.relabeler.profile().runner_label(&own, pair));
+        self.note(step, Intent::Lease { lease: lease.key })
+    }
+
+    fn lease_level(&mut self, step: &Step, level: &str, shared: bool) -> Result<(), StepFailed> {
+        let level: Level = level.parse().map_err(|e| StepFailed::at(step, e))?;
+        let own = VerifiedProc::open_host().and_then(|proc| proc.own_label()).map_err(|e| StepFailed::at(step, e))?;
+        let label = self.relabeler.profile().runner_label(&own, level);
+        if !mode::accepts(&label).map_err(|e| StepFailed::at(step, e))? {
+            return Err(StepFailed::at_because(step, format!("the loaded policy does not accept {label}")));
+        }
+        let owner = self.journal.owner().clone();
+        let live = LiveLevels::scan();
+        let lease = self.ledger.lease_static(&owner, &level, shared, &live).map_err(|e| StepFailed::at(step, e))?;
+        self.level = Some(level);
+        self.label = Some(label);
         self.note(step, Intent::Lease { lease: lease.key })
     }
 
@@ -185,7 +202,7 @@ impl Start {
 
     fn relabel(&mut self, step: &Step, name: &str, class: ImageClass) -> Result<(), StepFailed> {
         let fd = self.clone_fd(step, name)?;
-        let pair = self.pair.ok_or_else(|| StepFailed::at_because(step, "no pair is leased"))?;
+        let level = self.level.ok_or_else(|| StepFailed::at_because(step, "no level is leased"))?;
         let object = self.labels.iter_mut().find(|object| object.fd == name);
         let object = object.ok_or_else(|| StepFailed::at_because(step, format!("'{name}' is not open")))?;
         let path = object.path.clone();
@@ -194,7 +211,7 @@ impl Start {
             ImageClass::Shared => LabelClass::SharedWritable,
             ImageClass::Content => LabelClass::Content,
         };
-        let mut transaction = Transaction::new(&self.relabeler, &mut self.journal, pair);
+        let mut transaction = Transaction::new(&self.relabeler, &mut self.journal, level);
         let held = transaction.label(fd.as_fd(), Path::new(&path), class).map_err(|e| StepFailed::at(step, e))?;
         transaction.commit();
         note_label(object, &held);
@@ -217,9 +234,9 @@ impl Start {
         .map_err(|e| StepFailed::at_because(step, e.error))
     }
 
-    /// The label of a writable image with the pair: what the runner may write of the run directory.
+    /// The label of a writable image with the level: what the runner may write of the run directory.
     fn log_label(&self) -> Option<Context> {
-        Some(LabelClass::Exclusive.target(self.relabeler.profile(), self.pair?))
+        Some(LabelClass::Exclusive.target(self.relabeler.profile(), self.level?))
     }
 
     fn create_sockets(&mut self, step: &Step, plan: &Plan) -> Result<(), StepFailed> {

@@ -248,9 +248,20 @@ pub struct Level {
     pub categories: CategorySet,
 }
 
+impl From<CategoryPair> for Level {
+    fn from(pair: CategoryPair) -> Level {
+        pair.level()
+    }
+}
+
 impl Level {
     /// `s0` with no category.
     pub const S0: Self = Self { sensitivity: 0, categories: CategorySet::EMPTY };
+
+    /// The same sensitivity with no category: what everybody of that sensitivity shares.
+    pub fn plain(&self) -> Self {
+        Self { categories: CategorySet::EMPTY, ..*self }
+    }
 
     pub fn dominates(&self, other: &Self) -> bool {
         self.sensitivity >= other.sensitivity && self.categories.is_superset(&other.categories)

@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use crate::context::{CategoryPair, CategorySet, Context};
+use crate::context::{CategorySet, Context, Level};
 
 /// Category sets of live processes.
 #[derive(Debug, Clone, Default)]
@@ -55,10 +55,11 @@ impl LiveLevels {
         self.sets.iter().any(|s| s.comparable(set))
     }
 
-    /// Processes, beside those in `known`, whose level is in reach of `pair`. The warden
+    /// Processes, beside those in `known`, whose level is in reach of `level`. The warden
     /// asks once more after its runner has the label: another manager, which knows nothing
     /// of our ledger, may have chosen the same pair in between.
-    pub fn others_in_reach(pair: CategoryPair, known: &[u32]) -> Vec<(u32, Context)> {
+    pub fn others_in_reach(level: impl Into<Level>, known: &[u32]) -> Vec<(u32, Context)> {
+        let wanted = level.into().categories;
         let mut found = Vec::new();
         for process in numeric_entries("/proc") {
             let Some(pid) = process.parse().ok().filter(|p| !known.contains(p)) else { continue };
@@ -66,7 +67,7 @@ impl LiveLevels {
             let Ok(context) = Context::from_bytes(&raw) else { continue };
             let Some(range) = context.range() else { continue };
             let set = range.high().categories;
-            if set != CategorySet::ALL && !set.is_empty() && set.comparable(&pair.set()) {
+            if set != CategorySet::ALL && !set.is_empty() && set.comparable(&wanted) {
                 found.push((pid, context));
             }
         }
@@ -86,6 +87,7 @@ fn numeric_entries(dir: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::CategoryPair;
 
     fn live(labels: &[&str]) -> LiveLevels {
         let mut live = LiveLevels::none();

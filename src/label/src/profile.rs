@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::context::{CategoryPair, Context, Range};
+use crate::context::{Context, Level, Range};
 
 /// Type names of one labelling family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +56,10 @@ impl Profile {
             .map(String::as_str)
     }
 
-    /// The runner's label: the caller's user and role, our type, the sandbox's pair alone.
-    pub fn runner_label(&self, caller: &Context, pair: CategoryPair) -> Context {
-        caller.with_type(&self.runner).expect("a profile holds type names").with_level(pair.level())
+    /// The runner's label: the caller's user and role, our type, the sandbox's level alone
+    /// (a pair, or the level that a user fixed).
+    pub fn runner_label(&self, caller: &Context, level: impl Into<Level>) -> Context {
+        caller.with_type(&self.runner).expect("a profile holds type names").with_level(level.into())
     }
 
     /// An object's label. The user is system_u whoever starts the sandbox, so that a label

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::context::{CategoryPair, Context, Level, Range};
+use crate::context::{Context, Level, Range};
 use crate::guard::{self, LibvirtLock, RecordLock};
 use crate::owner::Owner;
 use crate::profile::Profile;
@@ -55,9 +55,9 @@ pub enum RelabelError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LabelClass {
-    /// Writable by one sandbox alone: image type with its pair.
+    /// Writable by one sandbox alone: image type with its level (its pair).
     Exclusive,
-    /// Writable by several sandboxes: image type at s0, which every runner can write.
+    /// Writable by several sandboxes: image type without categories, which every runner (of that sensitivity) can write.
     SharedWritable,
     /// Kernel, initrd, read-only disk: content type at s0, which every runner can read.
     Content,
@@ -75,11 +75,13 @@ impl From<casemate_plan::step::ImageClass> for LabelClass {
 }
 
 impl LabelClass {
-    /// The label for an object of this class; the pair counts only for `Exclusive`.
-    pub fn target(self, profile: &Profile, pair: CategoryPair) -> Context {
+    /// The label for an object of this class; the level's categories count only for `Exclusive`.
+    pub fn target(self, profile: &Profile, level: impl Into<Level>) -> Context {
+        let level = level.into();
         let (type_, level) = match self {
-            Self::Exclusive => (&profile.image, pair.level()),
-            Self::SharedWritable => (&profile.image, Level::S0),
+            Self::Exclusive => (&profile.image, level),
+            Self::SharedWritable => (&profile.image, level.plain()),
+            // read from above, also by a runner of a higher sensitivity
             Self::Content => (&profile.content, Level::S0),
         };
         profile.object(type_, Range::single(level))
@@ -196,14 +198,14 @@ impl<S: LabelStore> Relabeler<S> {
         fd: BorrowedFd<'_>,
         path: &Path,
         class: LabelClass,
-        pair: CategoryPair,
+        level: impl Into<Level>,
         owner: &Owner,
         before_change: &mut dyn FnMut(&Held) -> io::Result<()>,
     ) -> Result<Held, RelabelError> {
         let (dev, ino) = self.check(fd, path)?;
         let _ours = RecordLock::take(fd, path)?;
         let _libvirts = LibvirtLock::take(fd, path, class)?;
-        let label = class.target(&self.profile, pair);
+        let label = class.target(&self.profile, level);
         let current = self.label_of(fd, path)?;
         let held =
             |outcome| Held { path: path.into(), dev, ino, before: current.clone(), label: label.clone(), outcome };
@@ -242,9 +244,9 @@ impl<S: LabelStore> Relabeler<S> {
         fd: BorrowedFd<'_>,
         path: &Path,
         class: LabelClass,
-        pair: CategoryPair,
+        level: impl Into<Level>,
     ) -> Result<(), RelabelError> {
-        self.write_label(fd, path, &class.target(&self.profile, pair))
+        self.write_label(fd, path, &class.target(&self.profile, level))
     }
 
     /// A file system that cannot take the label is no failure, but it is said aloud.

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::*;
+use crate::context::CategoryPair;
 use crate::guard::LibvirtLock;
 
 /// xattrs by (ino, name), and errors to come.

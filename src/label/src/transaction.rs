@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::context::CategoryPair;
+use crate::context::Level;
 use crate::journal::{Intent, Journal};
 use crate::relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler};
 use crate::store::{LabelStore, XattrStore};
@@ -15,14 +15,14 @@ use crate::store::{LabelStore, XattrStore};
 pub struct Transaction<'a, S: LabelStore = XattrStore> {
     relabeler: &'a Relabeler<S>,
     journal: &'a mut Journal,
-    pair: CategoryPair,
+    level: Level,
     applied: Vec<(Option<u64>, OwnedFd, Held)>,
     committed: bool,
 }
 
 impl<'a, S: LabelStore> Transaction<'a, S> {
-    pub fn new(relabeler: &'a Relabeler<S>, journal: &'a mut Journal, pair: CategoryPair) -> Self {
-        Self { relabeler, journal, pair, applied: Vec::new(), committed: false }
+    pub fn new(relabeler: &'a Relabeler<S>, journal: &'a mut Journal, level: impl Into<Level>) -> Self {
+        Self { relabeler, journal, level: level.into(), applied: Vec::new(), committed: false }
     }
 
     /// Labels one object. `fd` was opened for reading (and writing, for a writable image)
@@ -48,7 +48,7 @@ impl<'a, S: LabelStore> Transaction<'a, S> {
             number = Some(journal.intend(intent).map_err(io::Error::other)?);
             Ok(())
         };
-        let result = self.relabeler.acquire(fd, path, class, self.pair, &owner, &mut write);
+        let result = self.relabeler.acquire(fd, path, class, self.level, &owner, &mut write);
         let journal_error = |e| RelabelError::Journal { path: path.into(), source: io::Error::other(e) };
         match (&result, number) {
             (Ok(held), Some(n)) if held.outcome == Outcome::Relabelled => {

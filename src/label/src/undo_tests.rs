@@ -3,6 +3,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::context::CategoryPair;
 use crate::context::CategorySet;
 use crate::live::LiveLevels;
 use crate::relabel::LabelClass;
@@ -105,7 +106,7 @@ fn what_is_not_ours_any_more_is_left() {
 fn a_replaced_image_is_left_and_a_moved_one_is_told() {
     let store = Memory::default();
     let mut w = world();
-    let pair = (1, 2).try_into().unwrap();
+    let pair = CategoryPair::try_from((1, 2)).unwrap();
     let r = relabeler(&store);
     let f = image(&store, Some("u:object_r:user_home_t:s0"));
     let g = image(&store, Some("u:object_r:user_home_t:s0"));
@@ -147,7 +148,7 @@ fn a_transaction_that_is_dropped_takes_all_back() {
     let r = relabeler(&store);
     let (f, g) = (image(&store, Some("u:object_r:a_t:s0")), image(&store, Some("u:object_r:b_t:s0")));
     let busy = image(&store, Some("u:object_r:container_file_t:s0:c1,c2"));
-    let mut t = Transaction::new(&r, &mut w.journal, (1, 2).try_into().unwrap());
+    let mut t = Transaction::new(&r, &mut w.journal, CategoryPair::try_from((1, 2)).unwrap());
     t.label(f.file.as_fd(), &f.path, LabelClass::Exclusive).unwrap();
     t.label(g.file.as_fd(), &g.path, LabelClass::Content).unwrap();
     assert!(t.label(busy.file.as_fd(), &busy.path, LabelClass::Exclusive).is_err());
@@ -166,7 +167,7 @@ fn without_trusted_xattrs_the_journal_alone_restores() {
     let mut w = world();
     let r = relabeler(&store);
     let f = image(&store, Some("u:object_r:nfs_like_t:s0"));
-    let mut t = Transaction::new(&r, &mut w.journal, (1, 2).try_into().unwrap());
+    let mut t = Transaction::new(&r, &mut w.journal, CategoryPair::try_from((1, 2)).unwrap());
     t.label(f.file.as_fd(), &f.path, LabelClass::Exclusive).unwrap();
     t.commit();
     assert!(matches!(outcomes(&undo(&mut w, &store))[..], [UndoOutcome::Undone(_)]));

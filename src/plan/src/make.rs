@@ -59,7 +59,8 @@ impl Plan {
 
 /// Plans. Never fails: what stands in the way is in [`Plan::blockers`], so that it can be printed with the rest.
 pub fn plan(spec: &SandboxSpec, facts: &HostFacts, config: &HostConfig) -> Plan {
-    let warnings = posture::warnings(facts, config);
+    let mut warnings = posture::warnings(facts, config);
+    warnings.extend(posture::shared_level(spec, facts));
     let posture = posture::posture(facts, &warnings);
     let maker = Maker::new(spec, facts, config);
     let vm = vm(spec);
@@ -91,6 +92,7 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
         blockers.push(format!("KVM: {why}"));
     }
     blockers.extend(not_yet(spec));
+    blockers.extend(fixed_level(spec, facts));
     let reasons = || {
         let told: Vec<String> = warnings.iter().map(|w| format!("{} ({})", w.text, w.remedy)).collect();
         told.join("; ")
@@ -103,12 +105,19 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
     blockers
 }
 
+/// A level that was asked for is honoured or the start is refused.
+fn fixed_level(spec: &SandboxSpec, facts: &HostFacts) -> Option<String> {
+    let level = spec.selinux().level.as_ref()?.as_str();
+    let why =
+        "the host has no SELinux, or the loaded policy lacks the runner's types; install it, or leave the level out";
+    (!uses_selinux(facts)).then(|| format!("'selinux.level' {level} cannot be honoured: {why}"))
+}
+
 /// What a specification may say and no room acts on yet: refused rather than ignored.
 fn not_yet(spec: &SandboxSpec) -> impl Iterator<Item = String> {
     let asked = spec.selinux();
     let fields = [
         ("selinux.profile", asked.profile.is_some()),
-        ("selinux.level", asked.level.is_some()),
         ("selinux.relabel", !asked.relabel),
         ("selinux.on_policy_change", spec.file().selinux.as_ref().is_some_and(|s| s.on_policy_change.is_some())),
         ("disks[].label", spec.disks().iter().any(|d| d.label.label.is_some())),

@@ -167,3 +167,25 @@ fn golden_plans() {
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), made(BARE, &enforcing()));
     insta::assert_snapshot!("bare-enforcing-json", json);
 }
+
+#[test]
+fn svirt_55_16_a_fixed_level_is_a_step_and_a_shared_one_a_warning() {
+    let fixed = format!("{BARE}[selinux]\nlevel = 's0:c7,c9'\n");
+    let plan = made(&fixed, &enforcing());
+    let level = |plan: &Plan| {
+        plan.steps.iter().find_map(|s| match &s.action {
+            Action::LeaseLevel { level, shared } => Some((level.clone(), *shared)),
+            _ => None,
+        })
+    };
+    assert_eq!(level(&plan), Some(("s0:c7,c9".into(), false)));
+    assert!(!plan.steps.iter().any(|s| s.action == Action::LeaseMcs), "one or the other");
+    assert!(plan.check().is_ok() && plan.warnings.is_empty(), "{:?}", plan.warnings);
+
+    let shared = made(&format!("{fixed}level_shared = true\n"), &enforcing());
+    assert_eq!(level(&shared), Some(("s0:c7,c9".into(), true)));
+    assert!(shared.warnings.iter().any(|w| w.text.contains("is shared")), "{:?}", shared.warnings);
+
+    let refused = made(&fixed, &without_selinux()).check().unwrap_err().to_string();
+    assert!(refused.contains("selinux.level") && refused.contains("cannot be honoured"), "{refused}");
+}

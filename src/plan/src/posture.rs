@@ -1,6 +1,6 @@
 //! Posture (DESIGN rule 2): what holds on this host, said aloud.
 
-use casemate_spec::Posture;
+use casemate_spec::{Posture, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::HostConfig;
@@ -39,6 +39,14 @@ pub fn warnings(facts: &HostFacts, config: &HostConfig) -> Vec<Warning> {
     }
     found.extend(cgroup(facts));
     found
+}
+
+/// A level that several sandboxes have on purpose is still a separation given up.
+pub(crate) fn shared_level(spec: &SandboxSpec, facts: &HostFacts) -> Option<Warning> {
+    let asked = spec.selinux();
+    let level = asked.level.as_ref().filter(|_| asked.level_shared && crate::make::uses_selinux(facts))?;
+    let text = format!("the level {} is shared: SELinux does not keep its sandboxes apart", level.as_str());
+    Some(weaker(Layer::Selinux, text, "leave 'level_shared' out"))
 }
 
 /// The posture that these warnings leave.

@@ -110,6 +110,11 @@ pub enum Action {
         last: u32,
     },
     LeaseMcs,
+    /// Reserve the level that the user fixed; `shared` allows it beside sandboxes with the equal level (a pod).
+    LeaseLevel {
+        level: String,
+        shared: bool,
+    },
     OpenFile {
         fd: String,
         path: String,

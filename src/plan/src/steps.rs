@@ -65,15 +65,30 @@ impl<'a> Maker<'a> {
         );
         self.undone_by("release the lease");
         if uses_selinux(self.facts) {
-            self.step(
-                Jailer,
+            self.level();
+            self.undone_by("release the lease");
+        }
+    }
+
+    fn level(&mut self) {
+        let asked = self.spec.selinux();
+        let Some(level) = &asked.level else {
+            return self.step(
+                Role::Jailer,
                 Layer::Selinux,
                 Action::LeaseMcs,
                 "lease a pair of MCS categories, c1 < c2, that no running process or image has",
                 "the pair is the whole difference between two guests for SELinux",
             );
-            self.undone_by("release the lease");
-        }
+        };
+        let level = level.as_str().to_owned();
+        let (what, why) = if asked.level_shared {
+            (format!("reserve the level {level} together with its group"), "asked for: sandboxes of one group share it")
+        } else {
+            (format!("reserve the level {level}"), "a level that a user fixed is kept free of others, or refused")
+        };
+        let action = Action::LeaseLevel { level, shared: asked.level_shared };
+        self.step(Role::Jailer, Layer::Selinux, action, what, why);
     }
 
     fn open(&mut self, fd: String, path: String, kind: FdKind, access: FdAccess, why: &str) {
