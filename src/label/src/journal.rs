@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::ledger::LeaseKey;
 use crate::owner::Owner;
+use crate::record::FileId;
 
 pub const JOURNAL: &str = "journal";
 /// A start writes some thirty records; more than this is not ours.
@@ -57,7 +58,16 @@ pub enum Intent {
     /// A lease in the ledger. Undo: release.
     Lease { lease: LeaseKey },
     /// A label. Undo: take this sandbox off the owners, the last one restores `before`.
-    Relabel { path: PathBuf, dev: u64, ino: u64, before: Option<Context>, label: Context },
+    Relabel {
+        path: PathBuf,
+        dev: u64,
+        ino: u64,
+        /// The file as another boot finds it; absent in journals of older versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<FileId>,
+        before: Option<Context>,
+        label: Context,
+    },
     /// A process of the sandbox, recorded once its pid is known. Undo: SIGKILL, wait.
     Process { role: String, pid: u32, start: u64 },
 }

@@ -24,7 +24,7 @@ fn what_was_written_is_read_back() {
     let a = j.intend(file("/a")).unwrap();
     j.done(a).unwrap();
     let label = "system_u:object_r:casemate_image_t:s0:c1,c2".parse().unwrap();
-    let b = j.intend(Intent::Relabel { path: "/b".into(), dev: 1, ino: 2, before: None, label }).unwrap();
+    let b = j.intend(Intent::Relabel { path: "/b".into(), dev: 1, ino: 2, file: None, before: None, label }).unwrap();
     let c = j.intend(Intent::Lease { lease: LeaseKey::Uid(7) }).unwrap();
     j.undone(c).unwrap();
     let written = j.entries().to_vec();

@@ -10,7 +10,8 @@
 //! | `mode` | what the loaded policy really separates: `probe()` |
 //! | `live` | levels of running processes |
 //! | `ledger` | leases: MCS pairs, uids, static levels |
-//! | `relabel`, `guard`, `store`, `fallback` | labels on files: judge, set, remember, restore |
+//! | `relabel`, `guard`, `store` | labels on files: judge, set |
+//! | `record`, `restore`, `fallback` | the owner record; labels given back |
 //! | `journal`, `undo` | intents before every host change; undo in reverse |
 //! | `transaction` | several labels, all or none |
 //! | `exec_label` | labels of processes through a verified procfs |
@@ -26,7 +27,9 @@ pub mod live;
 pub mod mode;
 pub mod owner;
 pub mod profile;
+pub mod record;
 pub mod relabel;
+pub mod restore;
 pub mod store;
 pub mod transaction;
 pub mod undo;

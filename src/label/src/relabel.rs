@@ -20,10 +20,8 @@ use crate::context::{Context, Level, Range};
 use crate::guard::{self, LibvirtLock, RecordLock};
 use crate::owner::Owner;
 use crate::profile::Profile;
-use crate::store::{LABEL, LIBVIRT, LabelStore, OWNERS, XattrStore};
-
-/// A record longer than this is refused unread: 64 owners fit.
-const MAX_RECORD: usize = 16 * 1024;
+use crate::record::{self, FileId, OwnersRecord, Standing};
+use crate::store::{LABEL, LabelStore, OWNERS, XattrStore};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RelabelError {
@@ -43,6 +41,14 @@ pub enum RelabelError {
     Foreign { path: PathBuf, label: String },
     #[error("{path} has an unreadable owner record ({why}); inspect trusted.casemate.owners, then remove it")]
     Record { path: PathBuf, why: String },
+    #[error(
+        "{path} is held by sandboxes of another host ({host}); if none runs there: setfattr -x trusted.casemate.owners {path}; restorecon -F {path}"
+    )]
+    OtherHost { path: PathBuf, host: String },
+    #[error(
+        "{path} is held by {owners} sandboxes, and there is no room for another name; for content that many read, keep it where it is labelled once: {path} into /var/lib/casemate/images"
+    )]
+    TooManyOwners { path: PathBuf, owners: usize },
     #[error("cannot {verb} the {what} of {path}: {source}")]
     Io { path: PathBuf, verb: &'static str, what: &'static str, source: io::Error },
     #[error("{path} reads {found:?} after {wanted} was set")]
@@ -94,6 +100,9 @@ pub struct Held {
     pub path: PathBuf,
     pub dev: u64,
     pub ino: u64,
+    /// The file as a later boot finds it.
+    #[serde(default)]
+    pub file: Option<FileId>,
     pub before: Option<Context>,
     pub label: Context,
     pub outcome: Outcome,
@@ -119,21 +128,6 @@ pub enum Restored {
     Left(String),
 }
 
-/// The value of `trusted.casemate.owners`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OwnersRecord {
-    pub v: u32,
-    /// The label before Casemate; none when it was lost (a leaked private label).
-    pub orig: Option<Context>,
-    /// The label that Casemate set.
-    pub label: Context,
-    pub owners: Vec<Owner>,
-    /// Counts replacements of this record, so that a reader sees that it changed.
-    #[serde(rename = "gen")]
-    pub gen_: u64,
-}
-
 /// Which label a path would get from the policy's file_contexts.
 pub type Fallback = dyn Fn(&Path, u32) -> Option<Context>;
 
@@ -141,7 +135,8 @@ pub type Fallback = dyn Fn(&Path, u32) -> Option<Context>;
 pub struct Relabeler<S = XattrStore> {
     pub(crate) store: S,
     profile: Profile,
-    fallback: Box<Fallback>,
+    pub(crate) fallback: Box<Fallback>,
+    host: Option<String>,
 }
 
 impl Relabeler<XattrStore> {
@@ -153,7 +148,17 @@ impl Relabeler<XattrStore> {
 
 impl<S: LabelStore> Relabeler<S> {
     pub fn with_store(store: S, profile: Profile, fallback: Box<Fallback>) -> Self {
-        Self { store, profile, fallback }
+        Self { store, profile, fallback, host: None }
+    }
+
+    /// Names this host in records, and lets records of other hosts be known for what they are.
+    pub fn on_host(mut self, id: String) -> Self {
+        self.host = Some(id);
+        self
+    }
+
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 
     pub fn profile(&self) -> &Profile {
@@ -163,12 +168,10 @@ impl<S: LabelStore> Relabeler<S> {
     /// Judges the object: what it is, where it is, who has it. Changes nothing.
     pub fn check(&self, fd: BorrowedFd<'_>, path: &Path) -> Result<(u64, u64), RelabelError> {
         let identity = guard::judge(fd, path)?;
-        for name in LIBVIRT {
-            if self.get(fd, path, name, "libvirt xattr")?.is_some() {
-                return Err(RelabelError::Libvirt { path: path.into() });
-            }
+        match self.has_libvirts(fd, path)? {
+            true => Err(RelabelError::Libvirt { path: path.into() }),
+            false => Ok(identity),
         }
-        Ok(identity)
     }
 
     /// The label now on the object; `None` where the file system keeps none.
@@ -183,12 +186,17 @@ impl<S: LabelStore> Relabeler<S> {
 
     pub fn record_of(&self, fd: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnersRecord>, RelabelError> {
         let Some(raw) = self.get(fd, path, OWNERS, "owner record")? else { return Ok(None) };
-        let bad = |why: String| RelabelError::Record { path: path.into(), why };
-        if raw.len() > MAX_RECORD {
-            return Err(bad(format!("{} bytes", raw.len())));
+        OwnersRecord::parse(&raw).map(Some).map_err(|why| RelabelError::Record { path: path.into(), why })
+    }
+
+    /// The record if it was written for this file and by this host. One that came with a copy counts as none.
+    fn own_record(&self, fd: BorrowedFd<'_>, path: &Path, file: &FileId) -> Result<Option<OwnersRecord>, RelabelError> {
+        let Some(record) = self.record_of(fd, path)? else { return Ok(None) };
+        match record.standing(file, self.host()) {
+            Standing::Good => Ok(Some(record)),
+            Standing::Copied => Ok(None),
+            Standing::OtherHost(host) => Err(RelabelError::OtherHost { path: path.into(), host }),
         }
-        let record: OwnersRecord = serde_json::from_slice(&raw).map_err(|e| bad(e.to_string()))?;
-        if record.v != 1 { Err(bad(format!("version {}", record.v))) } else { Ok(Some(record)) }
     }
 
     /// Gives the object the label of its class for `owner`. `before_change` runs after all
@@ -207,17 +215,26 @@ impl<S: LabelStore> Relabeler<S> {
         let _libvirts = LibvirtLock::take(fd, path, class)?;
         let label = class.target(&self.profile, level);
         let current = self.label_of(fd, path)?;
-        let held =
-            |outcome| Held { path: path.into(), dev, ino, before: current.clone(), label: label.clone(), outcome };
+        let file = record::id_of(fd, path)?;
+        let held = |outcome| Held {
+            path: path.into(),
+            dev,
+            ino,
+            file: Some(file.clone()),
+            before: current.clone(),
+            label: label.clone(),
+            outcome,
+        };
         let Some(now) = &current else {
             return Ok(held(Outcome::NoSeparation("its file system keeps no labels".into())));
         };
-        let old_record = self.record_of(fd, path)?;
+        let old_record = self.own_record(fd, path, &file)?;
         // the user of a label separates nothing: content that its maker's user labelled is content
         if old_record.is_none() && class != LabelClass::Exclusive && same_but_for_user(now, &label) {
             return Ok(held(Outcome::AlreadyRight));
         }
         let record = self.next_record(path, old_record.as_ref(), now, &label, class, owner)?;
+        let record = OwnersRecord { file: Some(file.clone()), host: self.host.clone(), ..record };
         let mut result = held(Outcome::Relabelled);
         result.before = record.orig.clone();
         before_change(&result).map_err(|source| RelabelError::Journal { path: path.into(), source })?;
@@ -287,78 +304,43 @@ impl<S: LabelStore> Relabeler<S> {
             }
             // our own private label without a record: the original is lost, file_contexts must tell
             let orig = (!(ours && private)).then(|| now.clone());
-            return Ok(OwnersRecord { v: 1, orig, label: label.clone(), owners: vec![owner.clone()], gen_: 1 });
+            return Ok(OwnersRecord::new(orig, label.clone(), vec![owner.clone()], 1));
         };
-        let mut owners: Vec<Owner> = old.owners.iter().filter(|o| *o != owner && o.is_alive()).cloned().collect();
+        let mut owners = old.living_but(owner);
         if let Some(other) = owners.first()
             && (class == LabelClass::Exclusive || old.label != *label)
         {
             let (owner, label) = (other.clone(), old.label.to_string());
             return Err(RelabelError::InUse { path: path.into(), owner, label });
         }
+        if owners.len() >= record::MAX_OWNERS {
+            return Err(RelabelError::TooManyOwners { path: path.into(), owners: owners.len() });
+        }
         owners.push(owner.clone());
         // the administrator changed the label since a dead owner left it: that is the original now
         let orig =
             if now == &old.label || Some(now) == old.orig.as_ref() { old.orig.clone() } else { Some(now.clone()) };
-        Ok(OwnersRecord { v: 1, orig, label: label.clone(), owners, gen_: old.gen_.saturating_add(1) })
-    }
-
-    /// Takes `owner` off the object; the last owner to leave restores the label.
-    /// The process that used the object must be dead and reaped: open fds outlive a label.
-    pub fn release(&self, fd: BorrowedFd<'_>, path: &Path, owner: &Owner) -> Result<Restored, RelabelError> {
-        let _ours = RecordLock::take(fd, path)?;
-        let Some(mut record) = self.record_of(fd, path)? else {
-            return Ok(Restored::Left("it carries no owner record".into()));
-        };
-        record.owners.retain(|o| o != owner && o.is_alive());
-        if !record.owners.is_empty() {
-            record.gen_ = record.gen_.saturating_add(1);
-            self.write_record(fd, path, &record)?;
-            return Ok(Restored::StillHeldBy(record.owners.iter().map(ToString::to_string).collect()));
-        }
-        let restored = self.restore_to(fd, path, record.orig.as_ref(), &record.label)?;
-        self.store.remove(fd, OWNERS).map_err(|e| io_error(path, "remove", "owner record", e))?;
-        Ok(restored)
-    }
-
-    /// Restores to `orig`, else to what file_contexts says, unless the label is not the one
-    /// that we set: then an administrator chose it, and it stays.
-    pub fn restore_to(
-        &self,
-        fd: BorrowedFd<'_>,
-        path: &Path,
-        orig: Option<&Context>,
-        ours: &Context,
-    ) -> Result<Restored, RelabelError> {
-        let now = self.label_of(fd, path)?;
-        match (&now, orig) {
-            (None, _) => return Ok(Restored::Left("its file system keeps no labels".into())),
-            (Some(n), Some(o)) if n == o => return Ok(Restored::To(o.clone())),
-            (Some(n), _) if n != ours => {
-                return Ok(Restored::Left(format!("its label was changed to {n} meanwhile")));
-            }
-            _ => {}
-        }
-        let place = guard::place_of(fd).unwrap_or_else(|| path.to_owned());
-        let mode = rustix::fs::fstat(fd).map_err(|e| io_error(path, "read", "status", e.into()))?.st_mode;
-        let Some(goal) = orig.cloned().or_else(|| (self.fallback)(&place, mode)) else {
-            return Ok(Restored::Left("its original label is unknown and file_contexts names none".into()));
-        };
-        self.write_label(fd, path, &goal)?;
-        Ok(Restored::To(goal))
+        Ok(OwnersRecord::new(orig, label.clone(), owners, old.gen_.saturating_add(1)))
     }
 
     /// True when the record was stored; false where `trusted.*` is not kept (the journal is).
-    fn write_record(&self, fd: BorrowedFd<'_>, path: &Path, record: &OwnersRecord) -> Result<bool, RelabelError> {
-        let bytes = serde_json::to_vec(record).expect("a record of strings and numbers is JSON");
-        match self.store.set(fd, OWNERS, &bytes) {
+    pub(crate) fn write_record(
+        &self,
+        fd: BorrowedFd<'_>,
+        path: &Path,
+        record: &OwnersRecord,
+    ) -> Result<bool, RelabelError> {
+        match self.store.set(fd, OWNERS, &record.bytes()) {
             Ok(()) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOSPC | nix::libc::E2BIG)) => {
+                Err(RelabelError::TooManyOwners { path: path.into(), owners: record.owners.len().saturating_sub(1) })
+            }
             Err(e) if e.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => Ok(false),
             Err(e) => Err(io_error(path, "write", "owner record", e)),
         }
     }
 
-    fn write_label(&self, fd: BorrowedFd<'_>, path: &Path, label: &Context) -> Result<(), RelabelError> {
+    pub(crate) fn write_label(&self, fd: BorrowedFd<'_>, path: &Path, label: &Context) -> Result<(), RelabelError> {
         let mut raw = label.to_string().into_bytes();
         raw.push(0);
         self.store.set(fd, LABEL, &raw).map_err(|e| io_error(path, "set", "label", e))?;
@@ -371,7 +353,7 @@ impl<S: LabelStore> Relabeler<S> {
         }
     }
 
-    fn get(
+    pub(crate) fn get(
         &self,
         fd: BorrowedFd<'_>,
         path: &Path,

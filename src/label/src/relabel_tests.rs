@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use super::*;
 use crate::context::CategoryPair;
 use crate::guard::LibvirtLock;
+use crate::store::LIBVIRT;
 
 /// xattrs by (ino, name), and errors to come.
 #[derive(Default)]
@@ -21,7 +22,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    fn put(&self, f: &Fixture, name: &str, value: &[u8]) {
+    pub(crate) fn put(&self, f: &Fixture, name: &str, value: &[u8]) {
         self.values.lock().unwrap().insert((ino(f.file.as_fd()), name.to_owned()), value.to_vec());
     }
 }
@@ -74,31 +75,37 @@ pub(crate) fn image(store: &Memory, label: Option<&str>) -> Fixture {
     Fixture { _dir: dir, path, file }
 }
 
-fn pair(a: u16, b: u16) -> CategoryPair {
+pub(crate) fn pair(a: u16, b: u16) -> CategoryPair {
     CategoryPair::try_from((a, b)).unwrap()
 }
 
-fn me(sandbox: &str) -> Owner {
+pub(crate) fn me(sandbox: &str) -> Owner {
     Owner::of_self(sandbox).unwrap()
 }
 
-fn dead(sandbox: &str) -> Owner {
+pub(crate) fn dead(sandbox: &str) -> Owner {
     Owner { boot: "an earlier boot".into(), ..me(sandbox) }
 }
 
-fn take(store: &Memory, f: &Fixture, class: LabelClass, p: CategoryPair, o: &Owner) -> Result<Held, RelabelError> {
+pub(crate) fn take(
+    store: &Memory,
+    f: &Fixture,
+    class: LabelClass,
+    p: CategoryPair,
+    o: &Owner,
+) -> Result<Held, RelabelError> {
     relabeler(store).acquire(f.file.as_fd(), &f.path, class, p, o, &mut |_| Ok(()))
 }
 
-fn give(store: &Memory, f: &Fixture, o: &Owner) -> Restored {
+pub(crate) fn give(store: &Memory, f: &Fixture, o: &Owner) -> Restored {
     relabeler(store).release(f.file.as_fd(), &f.path, o).unwrap()
 }
 
-fn label(store: &Memory, f: &Fixture) -> String {
+pub(crate) fn label(store: &Memory, f: &Fixture) -> String {
     relabeler(store).label_of(f.file.as_fd(), &f.path).unwrap().unwrap().to_string()
 }
 
-fn record(store: &Memory, f: &Fixture) -> Option<OwnersRecord> {
+pub(crate) fn record(store: &Memory, f: &Fixture) -> Option<OwnersRecord> {
     relabeler(store).record_of(f.file.as_fd(), &f.path).unwrap()
 }
 
@@ -150,7 +157,7 @@ fn content_that_is_labelled_already_is_not_touched() {
 }
 
 #[test]
-fn a_dead_owners_label_is_taken_over_and_the_original_survives() {
+fn svirt_33_a_dead_owners_label_is_taken_over_and_the_original_survives() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));
     take(&store, &f, LabelClass::Exclusive, pair(1, 2), &dead("crashed")).unwrap();
@@ -160,7 +167,7 @@ fn a_dead_owners_label_is_taken_over_and_the_original_survives() {
 }
 
 #[test]
-fn a_label_that_the_administrator_changed_stays() {
+fn svirt_35_a_label_that_the_administrator_changed_stays() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));
     take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
@@ -171,7 +178,7 @@ fn a_label_that_the_administrator_changed_stays() {
 }
 
 #[test]
-fn our_label_without_a_record_falls_back_to_file_contexts() {
+fn svirt_35_our_label_without_a_record_falls_back_to_file_contexts() {
     let store = Memory::default();
     let f = image(&store, Some("system_u:object_r:casemate_image_t:s0:c5,c6"));
     take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
@@ -187,7 +194,7 @@ fn our_label_without_a_record_falls_back_to_file_contexts() {
 }
 
 #[test]
-fn another_managers_private_label_or_xattr_is_refused() {
+fn svirt_21_38_another_managers_private_label_or_xattr_is_refused() {
     let store = Memory::default();
     let f = image(&store, Some("u:object_r:container_file_t:s0:c1,c2"));
     assert!(matches!(take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")), Err(RelabelError::Foreign { .. })));
@@ -225,10 +232,10 @@ fn hard_links_directories_fifos_and_system_trees_are_refused() {
 }
 
 #[test]
-fn a_malformed_record_is_an_error_and_nothing_changes() {
+fn svirt_33_a_malformed_record_is_an_error_and_nothing_changes() {
     let store = Memory::default();
     for bad in
-        [&b"{}"[..], b"\xff", b"-1", br#"{"v":2,"orig":null,"label":"u:r:t","owners":[],"gen":1}"#, &[b' '; 20000]]
+        [&b"{}"[..], b"\xff", b"-1", br#"{"v":3,"orig":null,"label":"u:r:t","owners":[],"gen":1}"#, &[b' '; 20000]]
     {
         let f = image(&store, Some(HOME));
         store.put(&f, OWNERS, bad);
@@ -284,7 +291,7 @@ fn libvirts_lock_byte_is_respected_and_let_go() {
 }
 
 #[test]
-fn many_sandboxes_share_one_file_and_none_is_forgotten() {
+fn svirt_34_many_sandboxes_share_one_file_and_none_is_forgotten() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));
     let all = std::sync::Barrier::new(8);

@@ -42,6 +42,7 @@ impl<'a, S: LabelStore> Transaction<'a, S> {
                 path: held.path.clone(),
                 dev: held.dev,
                 ino: held.ino,
+                file: held.file.clone(),
                 before: held.before.clone(),
                 label: held.label.clone(),
             };
@@ -80,10 +81,8 @@ impl<S: LabelStore> Drop for Transaction<'_, S> {
             if held.outcome != Outcome::Relabelled {
                 continue;
             }
-            let restored = match self.relabeler.record_of(fd.as_fd(), &held.path) {
-                Ok(Some(_)) => self.relabeler.release(fd.as_fd(), &held.path, &owner),
-                _ => self.relabeler.restore_to(fd.as_fd(), &held.path, held.before.as_ref(), &held.label),
-            };
+            let remembered = Some((held.before.as_ref(), &held.label));
+            let restored = self.relabeler.give_back(fd.as_fd(), &held.path, &owner, remembered);
             if let (Ok(_), Some(n)) = (restored, number) {
                 // a mark that cannot be written leaves the intent pending, which is safe
                 let _ = self.journal.undone(n);

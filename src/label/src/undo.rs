@@ -84,7 +84,7 @@ impl<S: LabelStore> Undoer<'_, S> {
             Intent::Cgroup { path } => remove_cgroup(path),
             Intent::Mount { path } => unmount(path),
             Intent::Lease { lease } => self.release(lease, owner),
-            Intent::Relabel { path, dev, ino, before, label } => {
+            Intent::Relabel { path, dev, ino, before, label, .. } => {
                 self.restore(path, (*dev, *ino), before.as_ref(), label, owner)
             }
             Intent::Process { pid, start, .. } => kill(*pid, *start),

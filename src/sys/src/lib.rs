@@ -14,6 +14,7 @@ mod error;
 pub mod exec;
 pub mod facts;
 pub mod fds;
+pub mod handle;
 pub mod memfd;
 pub mod memory;
 pub mod mount;
