@@ -64,7 +64,7 @@ pub enum Intent {
         ino: u64,
         /// The file as another boot finds it; absent in journals of older versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        file: Option<FileId>,
+        file: Option<Box<FileId>>,
         before: Option<Context>,
         label: Context,
     },

@@ -183,12 +183,12 @@ impl OwnersRecord {
 pub fn host_id(state: &Path) -> io::Result<String> {
     let path = state.join("host-id");
     let read = || fs::read_to_string(&path).map(|text| text.trim().to_owned());
-    match read() {
+    let damaged = match read() {
         Ok(id) if id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) => return Ok(id),
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Ok(_) => true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
         Err(e) => return Err(e),
-    }
+    };
     fs::create_dir_all(state)?;
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().replace('-', "");
     let new = state.join(format!(".host-id.{id}"));
@@ -197,7 +197,7 @@ pub fn host_id(state: &Path) -> io::Result<String> {
     file.sync_all()?;
     drop(file);
     // Two jailers at once: the first link wins, and both read it. A damaged file is replaced.
-    let made = if path.exists() { fs::rename(&new, &path) } else { fs::hard_link(&new, &path) };
+    let made = if damaged { fs::rename(&new, &path) } else { fs::hard_link(&new, &path) };
     let _ = fs::remove_file(&new);
     match made {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),

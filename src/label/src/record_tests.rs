@@ -227,7 +227,9 @@ fn svirt_34_killed_holders_of_one_file_leak_no_count() {
         let mut byte = [0];
         let _ = holders[round].stdout.as_mut().unwrap().read(&mut byte);
         holders.iter_mut().for_each(|h| h.kill().unwrap());
-        holders.iter_mut().for_each(|h| drop(h.wait().unwrap()));
+        for holder in &mut holders {
+            holder.wait().unwrap();
+        }
         // one more comes and goes: the dead are dropped, the original is what the first of all found
         kernel.acquire(file.as_fd(), &path, LabelClass::Content, pair(1, 2), &me("last"), &mut |_| Ok(())).unwrap();
         assert_eq!(kernel.record_of(file.as_fd(), &path).unwrap().unwrap().owners, [me("last")]);

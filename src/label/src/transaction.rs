@@ -42,7 +42,7 @@ impl<'a, S: LabelStore> Transaction<'a, S> {
                 path: held.path.clone(),
                 dev: held.dev,
                 ino: held.ino,
-                file: held.file.clone(),
+                file: held.file.clone().map(Box::new),
                 before: held.before.clone(),
                 label: held.label.clone(),
             };
