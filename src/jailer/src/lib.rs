@@ -18,6 +18,7 @@ mod error;
 mod facts;
 mod guest;
 mod input;
+mod labels;
 mod policy;
 mod repair;
 mod run;

@@ -112,6 +112,7 @@ fn launch(spec: &SandboxSpec, plan: &Plan, start: &mut Start) -> Result<(Child, 
             start.watch.lap(&step.what);
         }
     }
+    start.posture = start.judged_posture(spec, plan)?;
     let bound = bind(plan, start)?;
     start.watch.lap("bind descriptors and plan for the runner");
     let clone = plan.steps.iter().find(|s| matches!(s.action, Action::CloneRunner { .. }));
@@ -287,8 +288,8 @@ fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> 
         version: record::VERSION,
         name: start.name.to_string(),
         phase: Phase::Starting,
-        posture: plan.posture,
-        allow_reduced: spec.allow_reduced().filter(|_| plan.posture == Posture::Reduced).map(String::from),
+        posture: start.posture,
+        allow_reduced: spec.allow_reduced().filter(|_| start.posture == Posture::Reduced).map(String::from),
         warnings,
         created: clock::now(),
         boot_id: start.journal.owner().boot.clone(),

@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use casemate_confine::cgroup::{self, Cgroup};
 use casemate_label::{
-    CategorySet, Context, Held, Intent, Journal, LabelClass, Ledger, Level, LiveLevels, Outcome, Owner, Profile,
-    Relabeler, Transaction, UidRange, UndoOutcome, Undoer, VerifiedProc, mode,
+    CategorySet, Context, Intent, Journal, LabelClass, Ledger, Level, LiveLevels, Owner, Profile, Relabeler, UidRange,
+    UndoOutcome, Undoer, VerifiedProc, mode,
 };
-use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, ImageClass, Plan, Step, names};
-use casemate_spec::SandboxId;
+use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, Plan, Step, names};
+use casemate_spec::{Posture, SandboxId};
 use casemate_storage::{LockMode, lock_image};
 use casemate_sys::path::{self, Identity, OFlags};
 use casemate_sys::{memfd, seqpacket};
@@ -31,7 +31,7 @@ pub struct Start {
     pub name: SandboxId,
     pub journal: Journal,
     ledger: Ledger,
-    relabeler: Relabeler,
+    pub(crate) relabeler: Relabeler,
     pub uid: Option<u32>,
     /// What only this sandbox has: a leased pair, or the level that its user fixed.
     pub level: Option<Level>,
@@ -41,6 +41,10 @@ pub struct Start {
     pub fds: BTreeMap<String, OwnedFd>,
     pub labels: Vec<ObjectLabel>,
     pub warnings: Vec<String>,
+    /// Objects of this sandbox alone that every other runner may use too: they lower the posture.
+    pub unseparated: Vec<String>,
+    /// Known once the objects are labelled.
+    pub posture: Posture,
     pub cgroup: Option<Cgroup>,
     pub runner: Option<Channel>,
     pub control: Option<OwnedFd>,
@@ -84,6 +88,8 @@ impl Start {
             fds: BTreeMap::new(),
             labels: Vec::new(),
             warnings: Vec::new(),
+            unseparated: Vec::new(),
+            posture: Posture::Reduced,
             cgroup: None,
             runner: None,
             control: None,
@@ -107,7 +113,7 @@ impl Start {
             Action::LeaseLevel { level, shared } => self.lease_level(step, level, *shared),
             Action::OpenFile { fd, path, kind, access } => self.open(step, fd, path, *kind, *access),
             Action::LockImage { fd, exclusive } => self.lock(step, fd, *exclusive),
-            Action::Relabel { fd, class } => self.relabel(step, fd, *class),
+            Action::Relabel { fd, class, choice } => self.relabel(step, fd, *class, choice),
             Action::CreateLogs { .. } => self.create_logs(step),
             Action::CreateSockets => self.create_sockets(step, plan),
             Action::CreateCgroup(cgroup) => self.create_cgroup(step, cgroup),
@@ -130,7 +136,9 @@ impl Start {
         let (pair, lease) =
             self.ledger.lease_pair(&owner, &window, &LiveLevels::scan()).map_err(|e| StepFailed::at(step, e))?;
         self.level = Some(pair.level());
-        self.label = Some(self.relabeler.profile().runner_label(&own, pair));
+        let label = self.relabeler.profile().runner_label(&own, pair);
+        self.relabeler.judge_for(label.clone());
+        self.label = Some(label);
         self.note(step, Intent::Lease { lease: lease.key })
     }
 
@@ -145,6 +153,7 @@ impl Start {
         let live = LiveLevels::scan();
         let lease = self.ledger.lease_static(&owner, &level, shared, &live).map_err(|e| StepFailed::at(step, e))?;
         self.level = Some(level);
+        self.relabeler.judge_for(label.clone());
         self.label = Some(label);
         self.note(step, Intent::Lease { lease: lease.key })
     }
@@ -195,30 +204,9 @@ impl Start {
         lock_image(&file, mode).map_err(|e| StepFailed::at_because(step, format!("{path}: {}", sentence(&e))))
     }
 
-    fn clone_fd(&self, step: &Step, name: &str) -> Result<OwnedFd, StepFailed> {
+    pub(crate) fn clone_fd(&self, step: &Step, name: &str) -> Result<OwnedFd, StepFailed> {
         let fd = self.fds.get(name).ok_or_else(|| StepFailed::at_because(step, format!("'{name}' is not open")))?;
         fd.try_clone().map_err(|e| StepFailed::at(step, e))
-    }
-
-    fn relabel(&mut self, step: &Step, name: &str, class: ImageClass) -> Result<(), StepFailed> {
-        let fd = self.clone_fd(step, name)?;
-        let level = self.level.ok_or_else(|| StepFailed::at_because(step, "no level is leased"))?;
-        let object = self.labels.iter_mut().find(|object| object.fd == name);
-        let object = object.ok_or_else(|| StepFailed::at_because(step, format!("'{name}' is not open")))?;
-        let path = object.path.clone();
-        let class = match class {
-            ImageClass::Exclusive => LabelClass::Exclusive,
-            ImageClass::Shared => LabelClass::SharedWritable,
-            ImageClass::Content => LabelClass::Content,
-        };
-        let mut transaction = Transaction::new(&self.relabeler, &mut self.journal, level);
-        let held = transaction.label(fd.as_fd(), Path::new(&path), class).map_err(|e| StepFailed::at(step, e))?;
-        transaction.commit();
-        note_label(object, &held);
-        if let Outcome::NoSeparation(why) = &held.outcome {
-            self.warnings.push(format!("no separation by label on {path}: {why}"));
-        }
-        Ok(())
     }
 
     fn create_logs(&mut self, step: &Step) -> Result<(), StepFailed> {
@@ -294,21 +282,6 @@ impl Start {
         self.fds.clear();
         undo_journal(&self.ledger, &self.relabeler, &mut self.journal)
     }
-
-    /// The labels of the objects as they are now.
-    pub fn labels_now(&self) -> Vec<ObjectLabel> {
-        self.labels
-            .iter()
-            .cloned()
-            .map(|mut label| {
-                let path = Path::new(&label.path);
-                let fd = path::open_no_symlinks(path, OFlags::RDONLY | OFlags::NONBLOCK).ok();
-                let now = fd.and_then(|fd| self.relabeler.label_of(fd.as_fd(), path).ok().flatten());
-                label.after = now.map(|context| context.to_string());
-                label
-            })
-            .collect()
-    }
 }
 
 /// Undoes a journal; each failure as a sentence.
@@ -338,12 +311,6 @@ fn with_label<T>(
     let made = make();
     set(&proc, None).map_err(failed)?;
     made
-}
-
-fn note_label(object: &mut ObjectLabel, held: &Held) {
-    object.before = held.before.as_ref().map(ToString::to_string);
-    let separated = !matches!(held.outcome, Outcome::NoSeparation(_));
-    object.during = separated.then(|| held.label.to_string());
 }
 
 fn listen_stream(path: &Path) -> std::io::Result<OwnedFd> {

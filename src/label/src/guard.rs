@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, FlockOperation};
 
+use crate::judge::ObjectKind;
 use crate::relabel::{LabelClass, RelabelError, io_error};
 
 /// How long another sandbox's change of the same record may take.
@@ -55,21 +56,30 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-/// Refuses what must not be labelled; returns device and inode of the rest.
-pub(crate) fn judge(fd: BorrowedFd<'_>, path: &Path) -> Result<(u64, u64), RelabelError> {
+/// What an fd is, of those that may be labelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Object {
+    pub dev: u64,
+    pub ino: u64,
+    pub kind: ObjectKind,
+}
+
+/// Refuses what must not be labelled; identifies the rest.
+pub(crate) fn judge(fd: BorrowedFd<'_>, path: &Path) -> Result<Object, RelabelError> {
     let stat = rustix::fs::fstat(fd).map_err(|e| io_error(path, "read", "status", e.into()))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
-    match kind {
+    let object_kind = match kind {
         FileType::RegularFile if stat.st_nlink as u64 != 1 => {
             return Err(RelabelError::Links { path: path.into(), links: stat.st_nlink as u64 });
         }
-        FileType::RegularFile | FileType::BlockDevice => {}
+        FileType::RegularFile => ObjectKind::File,
+        FileType::BlockDevice => ObjectKind::BlockDevice,
         other => return Err(RelabelError::Kind { path: path.into(), found: kind_name(other) }),
-    }
+    };
     let place = place_of(fd).unwrap_or_else(|| path.to_owned());
     match denied_root(&place, kind) {
         Some(root) => Err(RelabelError::Denied { path: place, root }),
-        None => Ok((stat.st_dev, stat.st_ino)),
+        None => Ok(Object { dev: stat.st_dev, ino: stat.st_ino, kind: object_kind }),
     }
 }
 

@@ -10,18 +10,21 @@
 //! | `mode` | what the loaded policy really separates: `probe()` |
 //! | `live` | levels of running processes |
 //! | `ledger` | leases: MCS pairs, uids, static levels |
-//! | `relabel`, `guard`, `store` | labels on files: judge, set |
+//! | `relabel`, `guard`, `store` | labels on files: set |
 //! | `record`, `restore`, `fallback` | the owner record; labels given back |
+//! | `choice`, `judge` | labels that are asked for or cannot be changed: what the loaded policy makes of them |
 //! | `journal`, `undo` | intents before every host change; undo in reverse |
 //! | `transaction` | several labels, all or none |
 //! | `exec_label` | labels of processes through a verified procfs |
 #![forbid(unsafe_code)]
 
+mod choice;
 pub mod context;
 pub mod exec_label;
 mod fallback;
 mod guard;
 pub mod journal;
+pub mod judge;
 pub mod ledger;
 pub mod live;
 pub mod mode;
@@ -29,11 +32,13 @@ pub mod owner;
 pub mod profile;
 pub mod record;
 pub mod relabel;
+mod relabel_error;
 pub mod restore;
 pub mod store;
 pub mod transaction;
 pub mod undo;
 
+pub use choice::{Ask, Choice};
 pub use context::{Category, CategoryPair, CategorySet, Context, ContextError, Level, Range};
 pub use exec_label::{ProcError, VerifiedProc};
 pub use journal::{Intent, Journal, JournalError};

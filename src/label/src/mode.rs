@@ -242,6 +242,11 @@ pub struct Decision {
 pub struct SelinuxFs(PathBuf);
 
 impl SelinuxFs {
+    /// The one at its usual place. `None` when SELinux is off.
+    pub fn here() -> io::Result<Option<Self>> {
+        Self::open(Path::new(SELINUXFS))
+    }
+
     /// `None` when SELinux is off: nothing is mounted there, or no policy is loaded.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
         let fs = match rustix::fs::statfs(path) {

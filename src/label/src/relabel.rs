@@ -16,46 +16,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::choice::{Ask, Choice, Found};
 use crate::context::{Context, Level, Range};
-use crate::guard::{self, LibvirtLock, RecordLock};
+use crate::guard::{self, LibvirtLock, Object, RecordLock};
+use crate::judge::{LoadedPolicy, Policy};
 use crate::owner::Owner;
 use crate::profile::Profile;
 use crate::record::{self, FileId, OwnersRecord, Standing};
+pub use crate::relabel_error::RelabelError;
+pub(crate) use crate::relabel_error::{excuse, explain, io_error};
 use crate::store::{LABEL, LabelStore, OWNERS, XattrStore};
-
-#[derive(Debug, thiserror::Error)]
-pub enum RelabelError {
-    #[error("{path} is {found}; only regular files and block devices are labelled")]
-    Kind { path: PathBuf, found: &'static str },
-    #[error("{path} has {links} hard links; another name may be someone else's: copy the file")]
-    Links { path: PathBuf, links: u64 },
-    #[error("{path} lies under {root}, where labels belong to the system; move the file to an image directory")]
-    Denied { path: PathBuf, root: PathBuf },
-    #[error("{path} is in use by libvirt (its xattrs are on the file); stop that guest first")]
-    Libvirt { path: PathBuf },
-    #[error("{path} is locked by another manager that is changing its label; try again")]
-    Locked { path: PathBuf },
-    #[error("{path} is in use by {owner}, as {label}")]
-    InUse { path: PathBuf, owner: Owner, label: String },
-    #[error("{path} carries {label}, another manager's private label; if nobody uses it: restorecon -F {path}")]
-    Foreign { path: PathBuf, label: String },
-    #[error("{path} has an unreadable owner record ({why}); inspect trusted.casemate.owners, then remove it")]
-    Record { path: PathBuf, why: String },
-    #[error(
-        "{path} is held by sandboxes of another host ({host}); if none runs there: setfattr -x trusted.casemate.owners {path}; restorecon -F {path}"
-    )]
-    OtherHost { path: PathBuf, host: String },
-    #[error(
-        "{path} is held by {owners} sandboxes, and there is no room for another name; for content that many read, keep it where it is labelled once: {path} into /var/lib/casemate/images"
-    )]
-    TooManyOwners { path: PathBuf, owners: usize },
-    #[error("cannot {verb} the {what} of {path}: {source}")]
-    Io { path: PathBuf, verb: &'static str, what: &'static str, source: io::Error },
-    #[error("{path} reads {found:?} after {wanted} was set")]
-    ReadBack { path: PathBuf, wanted: String, found: String },
-    #[error("cannot write the journal before labelling {path}: {source}")]
-    Journal { path: PathBuf, source: io::Error },
-}
 
 /// What a file is to its sandbox, which decides its type and level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +84,9 @@ pub enum Outcome {
     Relabelled,
     /// It had the label already; nothing was changed and nothing will be restored.
     AlreadyRight,
-    /// No per-VM separation on this object: its file system keeps no labels, or is read-only.
+    /// It keeps the label that it carries: nothing may be set, or nothing can be, and the policy says that it fits.
+    Kept,
+    /// No per-VM separation on this object: its label cannot be changed, and every runner may use what carries it.
     NoSeparation(String),
 }
 
@@ -137,6 +109,9 @@ pub struct Relabeler<S = XattrStore> {
     profile: Profile,
     pub(crate) fallback: Box<Fallback>,
     host: Option<String>,
+    pub(crate) policy: Box<dyn Policy>,
+    /// For whom objects are judged.
+    pub(crate) runner: Option<Context>,
 }
 
 impl Relabeler<XattrStore> {
@@ -148,7 +123,19 @@ impl Relabeler<XattrStore> {
 
 impl<S: LabelStore> Relabeler<S> {
     pub fn with_store(store: S, profile: Profile, fallback: Box<Fallback>) -> Self {
-        Self { store, profile, fallback, host: None }
+        Self { store, profile, fallback, host: None, policy: Box::new(LoadedPolicy), runner: None }
+    }
+
+    /// From here on labels are judged for a runner with this label.
+    pub fn judge_for(&mut self, runner: Context) {
+        self.runner = Some(runner);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_policy(mut self, policy: impl Policy + 'static, runner: &str) -> Self {
+        self.policy = Box::new(policy);
+        self.runner = Some(runner.parse().expect("a label"));
+        self
     }
 
     /// Names this host in records, and lets records of other hosts be known for what they are.
@@ -166,7 +153,7 @@ impl<S: LabelStore> Relabeler<S> {
     }
 
     /// Judges the object: what it is, where it is, who has it. Changes nothing.
-    pub fn check(&self, fd: BorrowedFd<'_>, path: &Path) -> Result<(u64, u64), RelabelError> {
+    pub fn check(&self, fd: BorrowedFd<'_>, path: &Path) -> Result<Object, RelabelError> {
         let identity = guard::judge(fd, path)?;
         match self.has_libvirts(fd, path)? {
             true => Err(RelabelError::Libvirt { path: path.into() }),
@@ -210,48 +197,86 @@ impl<S: LabelStore> Relabeler<S> {
         owner: &Owner,
         before_change: &mut dyn FnMut(&Held) -> io::Result<()>,
     ) -> Result<Held, RelabelError> {
-        let (dev, ino) = self.check(fd, path)?;
+        let ask = Ask { class, choice: &Choice::Class, level: level.into() };
+        self.acquire_as(fd, path, &ask, owner, before_change)
+    }
+
+    /// [`Self::acquire`], with the label that was chosen.
+    pub fn acquire_as(
+        &self,
+        fd: BorrowedFd<'_>,
+        path: &Path,
+        ask: &Ask<'_>,
+        owner: &Owner,
+        before_change: &mut dyn FnMut(&Held) -> io::Result<()>,
+    ) -> Result<Held, RelabelError> {
+        let class = ask.class;
+        let object = self.check(fd, path)?;
         let _ours = RecordLock::take(fd, path)?;
         let _libvirts = LibvirtLock::take(fd, path, class)?;
-        let label = class.target(&self.profile, level);
-        let current = self.label_of(fd, path)?;
-        let file = record::id_of(fd, path)?;
-        let held = |outcome| Held {
-            path: path.into(),
-            dev,
-            ino,
-            file: Some(file.clone()),
-            before: current.clone(),
-            label: label.clone(),
-            outcome,
-        };
-        let Some(now) = &current else {
-            return Ok(held(Outcome::NoSeparation("its file system keeps no labels".into())));
-        };
-        let old_record = self.own_record(fd, path, &file)?;
-        // the user of a label separates nothing: content that its maker's user labelled is content
-        if old_record.is_none() && class != LabelClass::Exclusive && same_but_for_user(now, &label) {
-            return Ok(held(Outcome::AlreadyRight));
-        }
-        let record = self.next_record(path, old_record.as_ref(), now, &label, class, owner)?;
-        let record = OwnersRecord { file: Some(file.clone()), host: self.host.clone(), ..record };
-        let mut result = held(Outcome::Relabelled);
-        result.before = record.orig.clone();
-        before_change(&result).map_err(|source| RelabelError::Journal { path: path.into(), source })?;
-        let remembered = self.write_record(fd, path, &record)?;
-        match self.write_label(fd, path, &label) {
-            Ok(()) => Ok(result),
-            Err(e) => {
-                if remembered {
-                    // best effort: the journal entry covers what this cannot
-                    let _ = match &old_record {
-                        Some(old) => self.write_record(fd, path, old).map(|_| ()),
-                        None => self.store.remove(fd, OWNERS).map_err(|e| io_error(path, "remove", "owner record", e)),
-                    };
-                }
-                self.excuse(path, class, e, held)
+        let of_class = class.target(&self.profile, ask.level);
+        let (current, file) = (self.label_of(fd, path)?, record::id_of(fd, path)?);
+        let found = Found { fd, path, object, file, class, current, of_class };
+        let label = match ask.choice {
+            Choice::Class => &found.of_class,
+            Choice::Given { label, field } => {
+                self.judge_given(&found, label, field)?;
+                label
             }
+            Choice::Keep { field } => {
+                let outcome = self.judge_kept(&found, field)?;
+                return Ok(found.held(found.current.as_ref().unwrap_or(&found.of_class), outcome));
+            }
+        };
+        let Some(now) = &found.current else {
+            let outcome = self.judge_labelless(&found, "its file system keeps no labels")?;
+            return Ok(found.held(label, outcome));
+        };
+        match self.change(&found, now, label, owner, before_change) {
+            Ok((outcome, before)) => {
+                let relabelled = outcome == Outcome::Relabelled;
+                let held = found.held(label, outcome);
+                // a lost original is `None`, whatever the object carries now
+                Ok(if relabelled { Held { before, ..held } } else { held })
+            }
+            // what a user names is set, or the start fails
+            Err(e) => match excuse(&e).filter(|_| *ask.choice == Choice::Class) {
+                Some(why) => self.judge_labelless(&found, why).map(|outcome| found.held(now, outcome)),
+                None => Err(explain(e, path, now, label)),
+            },
         }
+    }
+
+    /// Record, then label. Returns what it came to, and the label to go back to.
+    fn change(
+        &self,
+        found: &Found<'_>,
+        now: &Context,
+        label: &Context,
+        owner: &Owner,
+        before_change: &mut dyn FnMut(&Held) -> io::Result<()>,
+    ) -> Result<(Outcome, Option<Context>), RelabelError> {
+        let Found { fd, path, class, .. } = *found;
+        let old_record = self.own_record(fd, path, &found.file)?;
+        // the user of a label separates nothing: content that its maker's user labelled is content
+        if old_record.is_none() && class != LabelClass::Exclusive && same_but_for_user(now, label) {
+            return Ok((Outcome::AlreadyRight, None));
+        }
+        let record = self.next_record(path, old_record.as_ref(), now, label, class, owner)?;
+        let record = OwnersRecord { file: Some(found.file.clone()), host: self.host.clone(), ..record };
+        let mut intended = found.held(label, Outcome::Relabelled);
+        intended.before = record.orig.clone();
+        before_change(&intended).map_err(|source| RelabelError::Journal { path: path.into(), source })?;
+        let remembered = self.write_record(fd, path, &record)?;
+        let set = self.write_label(fd, path, label);
+        if set.is_err() && remembered {
+            // best effort: the journal entry covers what this cannot
+            let _ = match &old_record {
+                Some(old) => self.write_record(fd, path, old).map(|_| ()),
+                None => self.store.remove(fd, OWNERS).map_err(|e| io_error(path, "remove", "owner record", e)),
+            };
+        }
+        set.map(|()| (Outcome::Relabelled, intended.before))
     }
 
     /// Labels a file that the jailer has just made and will remove itself (a log): no
@@ -264,26 +289,6 @@ impl<S: LabelStore> Relabeler<S> {
         level: impl Into<Level>,
     ) -> Result<(), RelabelError> {
         self.write_label(fd, path, &class.target(&self.profile, level))
-    }
-
-    /// A file system that cannot take the label is no failure, but it is said aloud.
-    fn excuse(
-        &self,
-        path: &Path,
-        class: LabelClass,
-        e: RelabelError,
-        held: impl Fn(Outcome) -> Held,
-    ) -> Result<Held, RelabelError> {
-        let RelabelError::Io { source, .. } = &e else { return Err(e) };
-        match source.raw_os_error() {
-            Some(nix::libc::EOPNOTSUPP) => {
-                Ok(held(Outcome::NoSeparation(format!("the file system of {} keeps no labels", path.display()))))
-            }
-            Some(nix::libc::EROFS) if class == LabelClass::Content => {
-                Ok(held(Outcome::NoSeparation(format!("{} is on a read-only file system", path.display()))))
-            }
-            _ => Err(e),
-        }
     }
 
     /// The record that names `owner` beside those who still hold the object, or a refusal.
@@ -335,7 +340,9 @@ impl<S: LabelStore> Relabeler<S> {
             Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOSPC | nix::libc::E2BIG)) => {
                 Err(RelabelError::TooManyOwners { path: path.into(), owners: record.owners.len().saturating_sub(1) })
             }
-            Err(e) if e.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => Ok(false),
+            // a read-only mount: whether the label it shows is good enough is seen when that cannot be set either
+            Err(e) if matches!(e.raw_os_error(), Some(nix::libc::EOPNOTSUPP | nix::libc::EROFS)) => Ok(false),
+            Err(e) if e.raw_os_error() == Some(nix::libc::EPERM) => Err(RelabelError::Immutable { path: path.into() }),
             Err(e) => Err(io_error(path, "write", "owner record", e)),
         }
     }
@@ -362,10 +369,6 @@ impl<S: LabelStore> Relabeler<S> {
     ) -> Result<Option<Vec<u8>>, RelabelError> {
         self.store.get(fd, name).map_err(|e| io_error(path, "read", what, e))
     }
-}
-
-pub(crate) fn io_error(path: &Path, verb: &'static str, what: &'static str, source: io::Error) -> RelabelError {
-    RelabelError::Io { path: path.into(), verb, what, source }
 }
 
 fn same_but_for_user(a: &Context, b: &Context) -> bool {

@@ -110,7 +110,7 @@ pub(crate) fn record(store: &Memory, f: &Fixture) -> Option<OwnersRecord> {
 }
 
 #[test]
-fn an_exclusive_image_gets_the_pair_and_its_old_label_back() {
+fn svirt_17_33_an_exclusive_image_gets_the_pair_and_its_old_label_back() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));
     let held = take(&store, &f, LabelClass::Exclusive, pair(9, 4), &me("a")).unwrap();
@@ -136,7 +136,7 @@ fn a_second_sandbox_is_refused_an_exclusive_image() {
 }
 
 #[test]
-fn shared_content_is_restored_by_the_last_owner_only() {
+fn svirt_19_shared_content_is_restored_by_the_last_owner_only() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));
     take(&store, &f, LabelClass::Content, pair(1, 2), &me("a")).unwrap();
@@ -148,7 +148,7 @@ fn shared_content_is_restored_by_the_last_owner_only() {
 }
 
 #[test]
-fn content_that_is_labelled_already_is_not_touched() {
+fn svirt_20_32_content_that_is_labelled_already_is_not_touched() {
     let store = Memory::default();
     let f = image(&store, Some("system_u:object_r:casemate_content_t:s0"));
     let held = take(&store, &f, LabelClass::Content, pair(1, 2), &me("a")).unwrap();
@@ -205,7 +205,7 @@ fn svirt_21_38_another_managers_private_label_or_xattr_is_refused() {
 }
 
 #[test]
-fn hard_links_directories_fifos_and_system_trees_are_refused() {
+fn svirt_22_25_28_29_hard_links_directories_fifos_devices_and_system_trees_are_refused() {
     let store = Memory::default();
     let r = relabeler(&store);
     let f = image(&store, Some(HOME));
@@ -246,23 +246,22 @@ fn svirt_33_a_malformed_record_is_an_error_and_nothing_changes() {
 }
 
 #[test]
-fn a_file_system_without_labels_is_said_aloud_and_leaves_no_record() {
+fn svirt_32_a_label_that_the_kernel_refuses_is_an_error_and_leaves_no_record() {
     let store = Memory::default();
-    let f = image(&store, None);
-    let held = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
-    assert!(matches!(held.outcome, Outcome::NoSeparation(_)));
-
     let f = image(&store, Some(HOME));
-    store.fail_label.store(nix::libc::EOPNOTSUPP, Ordering::Relaxed);
-    let held = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
-    assert!(matches!(held.outcome, Outcome::NoSeparation(_)));
-    assert!(record(&store, &f).is_none());
-    store.fail_label.store(nix::libc::EACCES, Ordering::Relaxed);
-    assert!(matches!(
-        take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")),
-        Err(RelabelError::Io { verb: "set", what: "label", .. })
-    ));
-    assert!(record(&store, &f).is_none(), "the record went back with the failed label");
+    let refused = |errno| {
+        store.fail_label.store(errno, Ordering::Relaxed);
+        let e = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap_err();
+        assert!(record(&store, &f).is_none(), "the record went back with the failed label");
+        e
+    };
+    let e = refused(nix::libc::EACCES);
+    assert!(matches!(e, RelabelError::NotRelabelable { .. }), "{e}");
+    assert!(e.to_string().contains("casemate_relabelable"), "the remedy: {e}");
+    assert!(matches!(refused(nix::libc::EPERM), RelabelError::Immutable { .. }));
+    assert!(matches!(refused(nix::libc::ENOENT), RelabelError::Io { verb: "set", what: "label", .. }));
+    store.fail_label.store(0, Ordering::Relaxed);
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
 }
 
 #[test]
@@ -279,7 +278,7 @@ fn a_journal_that_cannot_be_written_stops_the_change() {
 }
 
 #[test]
-fn libvirts_lock_byte_is_respected_and_let_go() {
+fn svirt_31_libvirts_lock_byte_is_respected_and_let_go() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));
     let libvirt = File::options().read(true).write(true).open(&f.path).unwrap();

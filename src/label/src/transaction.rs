@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use crate::choice::{Ask, Choice};
 use crate::context::Level;
 use crate::journal::{Intent, Journal};
 use crate::relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler};
@@ -28,6 +29,17 @@ impl<'a, S: LabelStore> Transaction<'a, S> {
     /// Labels one object. `fd` was opened for reading (and writing, for a writable image)
     /// without following links; `path` is shown, and is where repair looks for it.
     pub fn label(&mut self, fd: BorrowedFd<'_>, path: &Path, class: LabelClass) -> Result<Held, RelabelError> {
+        self.label_as(fd, path, class, &Choice::Class)
+    }
+
+    /// [`Self::label`], with the label that was chosen.
+    pub fn label_as(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        path: &Path,
+        class: LabelClass,
+        choice: &Choice,
+    ) -> Result<Held, RelabelError> {
         let keep = fd.try_clone_to_owned().map_err(|source| RelabelError::Io {
             path: path.into(),
             verb: "duplicate",
@@ -49,7 +61,7 @@ impl<'a, S: LabelStore> Transaction<'a, S> {
             number = Some(journal.intend(intent).map_err(io::Error::other)?);
             Ok(())
         };
-        let result = self.relabeler.acquire(fd, path, class, self.level, &owner, &mut write);
+        let result = self.relabeler.acquire_as(fd, path, &Ask { class, choice, level: self.level }, &owner, &mut write);
         let journal_error = |e| RelabelError::Journal { path: path.into(), source: io::Error::other(e) };
         match (&result, number) {
             (Ok(held), Some(n)) if held.outcome == Outcome::Relabelled => {

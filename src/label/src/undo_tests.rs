@@ -142,7 +142,7 @@ fn a_lease_stays_while_its_label_could_not_be_restored() {
 }
 
 #[test]
-fn a_transaction_that_is_dropped_takes_all_back() {
+fn svirt_30_a_transaction_that_is_dropped_takes_all_back() {
     let store = Memory::default();
     let mut w = world();
     let r = relabeler(&store);

@@ -21,4 +21,4 @@ pub use facts::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, SelinuxMode};
 pub use fds::{FdAccess, FdKind, FdSlot, FdSource, FdTable, names};
 pub use make::{Plan, PlanError, plan};
 pub use role::{BoundFd, DiskPlan, RolePlan, VmPlan};
-pub use step::{Action, CgroupPlan, ImageClass, Layer, Namespace, Rlimit, Role, Step};
+pub use step::{Action, CgroupPlan, ImageClass, LabelChoice, Layer, Namespace, Rlimit, Role, Step};

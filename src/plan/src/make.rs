@@ -93,6 +93,7 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
     }
     blockers.extend(not_yet(spec));
     blockers.extend(fixed_level(spec, facts));
+    blockers.extend(given_labels(spec, facts));
     let reasons = || {
         let told: Vec<String> = warnings.iter().map(|w| format!("{} ({})", w.text, w.remedy)).collect();
         told.join("; ")
@@ -113,15 +114,21 @@ fn fixed_level(spec: &SandboxSpec, facts: &HostFacts) -> Option<String> {
     (!uses_selinux(facts)).then(|| format!("'selinux.level' {level} cannot be honoured: {why}"))
 }
 
+/// Likewise a label that a disk is to have.
+fn given_labels(spec: &SandboxSpec, facts: &HostFacts) -> Vec<String> {
+    let why =
+        "the host has no SELinux, or the loaded policy lacks the runner's types; install it, or leave the label out";
+    let refused = |at: usize, label: &str| format!("'disks[{at}].label' {label} cannot be honoured: {why}");
+    let given = spec.disks().iter().enumerate().filter_map(|(at, d)| Some((at, d.label.label.as_ref()?)));
+    if uses_selinux(facts) { Vec::new() } else { given.map(|(at, label)| refused(at, label.as_str())).collect() }
+}
+
 /// What a specification may say and no room acts on yet: refused rather than ignored.
 fn not_yet(spec: &SandboxSpec) -> impl Iterator<Item = String> {
     let asked = spec.selinux();
     let fields = [
         ("selinux.profile", asked.profile.is_some()),
-        ("selinux.relabel", !asked.relabel),
         ("selinux.on_policy_change", spec.file().selinux.as_ref().is_some_and(|s| s.on_policy_change.is_some())),
-        ("disks[].label", spec.disks().iter().any(|d| d.label.label.is_some())),
-        ("disks[].relabel", spec.disks().iter().any(|d| d.label.relabel.is_some())),
     ];
     fields.into_iter().filter(|(_, given)| *given).map(|(field, _)| format!("'{field}' is not acted on yet"))
 }

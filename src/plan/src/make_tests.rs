@@ -5,7 +5,7 @@ use casemate_spec::parse;
 use super::*;
 use crate::explain;
 use crate::facts::{CgroupFacts, SelinuxFacts};
-use crate::step::Action;
+use crate::step::{Action, LabelChoice, Step};
 
 fn spec(text: &str) -> SandboxSpec {
     SandboxSpec::try_from(parse::toml(text).unwrap()).unwrap()
@@ -188,4 +188,45 @@ fn svirt_55_16_a_fixed_level_is_a_step_and_a_shared_one_a_warning() {
 
     let refused = made(&fixed, &without_selinux()).check().unwrap_err().to_string();
     assert!(refused.contains("selinux.level") && refused.contains("cannot be honoured"), "{refused}");
+}
+
+#[test]
+fn svirt_21_a_disks_own_word_comes_before_the_sandboxs_and_that_before_the_class() {
+    let disk = |extra: &str, selinux: &str| {
+        let text = format!(
+            "{BARE}[selinux]\nlevel = 's0:c7,c9'\n{selinux}\n[[disks]]\nid = 'd'\npath = '/d'\nformat = 'raw'\n{extra}\n"
+        );
+        let plan = made(&text, &enforcing());
+        assert!(plan.check().is_ok(), "{extra} {selinux}: {:?}", plan.blockers);
+        let choice = |wanted: &str| {
+            let of = |s: &Step| match &s.action {
+                Action::Relabel { fd, choice, .. } if fd == wanted => Some(choice.clone()),
+                _ => None,
+            };
+            plan.steps.iter().find_map(of).expect("a step for each object")
+        };
+        (choice("disk.d"), choice(names::KERNEL))
+    };
+    let keep = |field: &str| LabelChoice::Keep { field: field.into() };
+    let label = "u:object_r:t:s0:c7,c9".to_owned();
+    let given = LabelChoice::Given { label: label.clone(), field: "disks[0].label".into() };
+    let labelled = format!("label = '{label}'");
+    let of_class = LabelChoice::OfClass;
+    for (extra, selinux, of_disk, of_kernel) in [
+        ("", "", of_class.clone(), of_class.clone()),
+        ("relabel = false", "", keep("disks[0].relabel"), of_class.clone()),
+        (&labelled, "", given.clone(), of_class.clone()),
+        (&labelled, "relabel = false", given, keep("selinux.relabel")),
+        ("relabel = true", "relabel = false", of_class, keep("selinux.relabel")),
+        ("", "relabel = false", keep("selinux.relabel"), keep("selinux.relabel")),
+    ] {
+        assert_eq!(disk(extra, selinux), (of_disk, of_kernel), "{extra} {selinux}");
+    }
+}
+
+#[test]
+fn svirt_21_a_label_is_refused_where_none_can_be_set() {
+    let text = format!("{BARE}[[disks]]\nid = 'd'\npath = '/d'\nformat = 'raw'\nlabel = 'u:object_r:t:s0'\n");
+    let refused = made(&text, &without_selinux()).check().unwrap_err().to_string();
+    assert!(refused.contains("disks[0].label") && refused.contains("cannot be honoured"), "{refused}");
 }

@@ -66,6 +66,25 @@ pub enum ImageClass {
     Content,
 }
 
+/// Which label an object gets (svirt.md 21, 55). `field` is the user's word for what asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelChoice {
+    /// That of its class.
+    #[default]
+    OfClass,
+    /// This one, if the loaded policy lets the runner use it and others not.
+    Given { label: String, field: String },
+    /// None: what it carries must fit.
+    Keep { field: String },
+}
+
+impl LabelChoice {
+    fn is_of_class(&self) -> bool {
+        *self == LabelChoice::OfClass
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Namespace {
@@ -128,6 +147,8 @@ pub enum Action {
     Relabel {
         fd: String,
         class: ImageClass,
+        #[serde(default, skip_serializing_if = "LabelChoice::is_of_class")]
+        choice: LabelChoice,
     },
     CreateLogs {
         bytes: u64,

@@ -7,7 +7,7 @@ use crate::config::HostConfig;
 use crate::facts::{CgroupFacts, HostFacts};
 use crate::fds::{FdAccess, FdKind, FdSource, FdTable, names};
 use crate::make::uses_selinux;
-use crate::step::{Action, CgroupPlan, ImageClass, Layer, Namespace, Rlimit, Role, Step};
+use crate::step::{Action, CgroupPlan, ImageClass, LabelChoice, Layer, Namespace, Rlimit, Role, Step};
 
 /// Builds the list. One method per stretch of the start.
 pub(crate) struct Maker<'a> {
@@ -113,10 +113,10 @@ impl<'a> Maker<'a> {
             Boot::Bare { kernel, initrd } => (kernel.to_string(), initrd.as_ref().map(|p| p.to_string())),
         };
         self.open(names::KERNEL.into(), kernel, FdKind::RegularFile, FdAccess::ReadOnly, NO_NAME);
-        self.relabel(names::KERNEL.into(), ImageClass::Content);
+        self.relabel(names::KERNEL.into(), ImageClass::Content, self.default_choice());
         if let Some(initrd) = initrd {
             self.open(names::INITRD.into(), initrd, FdKind::RegularFile, FdAccess::ReadOnly, NO_NAME);
-            self.relabel(names::INITRD.into(), ImageClass::Content);
+            self.relabel(names::INITRD.into(), ImageClass::Content, self.default_choice());
         }
         if let Boot::Agent { root, .. } = self.spec.boot() {
             let path = match &root.source {
@@ -124,15 +124,35 @@ impl<'a> Maker<'a> {
                 RootSource::Tar(path) => format!("(the image of archive {path})"),
                 RootSource::Image { path, .. } => path.to_string(),
             };
-            self.image(names::disk("root"), path, !root.writable, false);
+            self.image(names::disk("root"), path, !root.writable, false, self.default_choice());
         }
-        for disk in self.spec.disks() {
+        for (at, disk) in self.spec.disks().iter().enumerate() {
             let Disk { id, path, read_only, shared, .. } = disk;
-            self.image(names::disk(id.as_str()), path.to_string(), *read_only, *shared);
+            self.image(names::disk(id.as_str()), path.to_string(), *read_only, *shared, self.choice(at, disk));
         }
     }
 
-    fn image(&mut self, fd: String, path: String, read_only: bool, shared: bool) {
+    /// Whose labels are left alone unless the object itself says otherwise.
+    fn default_choice(&self) -> LabelChoice {
+        match self.spec.selinux().relabel {
+            true => LabelChoice::OfClass,
+            false => LabelChoice::Keep { field: "selinux.relabel".into() },
+        }
+    }
+
+    /// svirt.md 21: the disk's own `relabel = false`, the disk's label, the sandbox's choice, the class.
+    fn choice(&self, at: usize, disk: &Disk) -> LabelChoice {
+        match (disk.label.relabel, &disk.label.label) {
+            (Some(false), _) => LabelChoice::Keep { field: format!("disks[{at}].relabel") },
+            (_, Some(label)) => {
+                LabelChoice::Given { label: label.as_str().into(), field: format!("disks[{at}].label") }
+            }
+            (Some(true), None) => LabelChoice::OfClass,
+            (None, None) => self.default_choice(),
+        }
+    }
+
+    fn image(&mut self, fd: String, path: String, read_only: bool, shared: bool, choice: LabelChoice) {
         let access = if read_only { FdAccess::ReadOnly } else { FdAccess::ReadWrite };
         self.open(
             fd.clone(),
@@ -154,21 +174,26 @@ impl<'a> Maker<'a> {
             (false, true) => ImageClass::Shared,
             (false, false) => ImageClass::Exclusive,
         };
-        self.relabel(fd, class);
+        self.relabel(fd, class, choice);
     }
 
-    fn relabel(&mut self, fd: String, class: ImageClass) {
+    fn relabel(&mut self, fd: String, class: ImageClass, choice: LabelChoice) {
         if !uses_selinux(self.facts) {
             return;
         }
-        let (what, why) = match class {
+        let (label, why) = match class {
             ImageClass::Exclusive => ("casemate_image_t with the pair", "only this VM's runner may touch it"),
             ImageClass::Shared => ("casemate_image_t:s0", "shared on request: every runner may write to it"),
             ImageClass::Content => ("casemate_content_t:s0", "every runner may read it, none may write to it"),
         };
-        let action = Action::Relabel { fd: fd.clone(), class };
-        self.step(Role::Jailer, Layer::Selinux, action, format!("label '{fd}' {what}"), why);
-        if class == ImageClass::Exclusive {
+        let judged = "the loaded policy must let this runner use it, and no other where it is this VM's alone";
+        let (what, why, changes) = match &choice {
+            LabelChoice::OfClass => (format!("label '{fd}' {label}"), why, true),
+            LabelChoice::Given { label, field } => (format!("label '{fd}' {label} ({field})"), judged, true),
+            LabelChoice::Keep { field } => (format!("check the label that '{fd}' carries ({field})"), judged, false),
+        };
+        self.step(Role::Jailer, Layer::Selinux, Action::Relabel { fd, class, choice }, what, why);
+        if changes && class == ImageClass::Exclusive {
             self.undone_by("restore the remembered label after the runner is reaped");
         }
     }

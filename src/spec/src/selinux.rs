@@ -40,16 +40,27 @@ pub(crate) fn selinux(file: &SpecFile) -> Result<Selinux, SpecError> {
         return Err(SpecError::field("selinux.level_shared", "without 'level'", "name the level that is shared"));
     }
     let relabel = relabel.unwrap_or(true);
-    if !relabel && level.is_none() && file.disks.iter().any(|d| !d.read_only && !d.shared) {
+    if let Some(field) = kept_private(file, relabel).filter(|_| level.is_none()) {
         return Err(SpecError::field(
-            "selinux.relabel",
+            field,
             "no writable disk can carry a pair that is leased only now",
-            "name the 'level' that the disks carry, or let Casemate relabel",
+            "name the level that the disk carries (selinux.level), or let Casemate relabel",
         ));
     }
     // Whoever demands a posture wants it kept: the guest stands still until somebody looks.
     let kept = if file.require == Some(Posture::Enforced) { PolicyChange::Pause } else { PolicyChange::Warn };
     Ok(Selinux { profile, level, level_shared, relabel, on_policy_change: on_policy_change.unwrap_or(kept) })
+}
+
+/// The field that keeps the label of an object that this sandbox alone may write to.
+fn kept_private(file: &SpecFile, relabel: bool) -> Option<String> {
+    let private = |d: &DiskFile| !d.read_only && !d.shared && d.label.is_none();
+    let mut disks = file.disks.iter().enumerate().filter(|(_, d)| private(d) && !d.relabel.unwrap_or(relabel));
+    if let Some((at, disk)) = disks.next() {
+        return Some(disk.relabel.map_or("selinux.relabel".into(), |_| format!("disks[{at}].relabel")));
+    }
+    let root = file.root.as_ref().is_some_and(|root| root.writable);
+    (root && !relabel).then(|| "selinux.relabel".into())
 }
 
 pub(crate) fn disk_label(field: &str, asked: &DiskFile) -> Result<DiskLabel, SpecError> {
