@@ -130,6 +130,12 @@ def _add_machine(p):
     p.add_argument("--net", action="store_true", help="let L1 reach the network (default: only ssh in)")
     p.add_argument("--append", action="append", default=[], metavar="ARG", help="one more kernel argument")
     p.add_argument("--no-policy", action="store_true", help="L1 without policies/*.cil")
+    _add_variant(p)
+
+
+def _add_variant(p):
+    p.add_argument("--variant", default=os.environ.get("CASEMATE_TESTBED_VARIANT", ""),
+                   help="an L1 with the packages of testbed/variants/NAME (default: $CASEMATE_TESTBED_VARIANT or none)")
 
 
 def _add_command(p):
@@ -154,6 +160,7 @@ def parser():
 
     p = verb("build", verb_build, "make or revalidate everything, cached", named=False)
     p.add_argument("--no-policy", action="store_true", help="leave policies/*.cil out")
+    _add_variant(p)
     _add_machine(verb("up", verb_up, "boot an L1 that stays up (builds first if needed)"))
     p = verb("exec", verb_exec, "run a command in L1 and return its status")
     p.add_argument("-t", "--terminal", action="store_true", help="give the command a terminal")
@@ -173,6 +180,7 @@ def parser():
     p = verb("policy", verb_policy, "install policies/*.cil in a running L1 and relabel Casemate's places")
     p.add_argument("--live", action="store_true", help="run semodule inside L1 (slow) instead of here")
     p.add_argument("--check", action="store_true", help="only compile, here; needs no L1")
+    _add_variant(p)
     p.add_argument("module", nargs="*", help="CIL files instead of policies/*.cil")
     p = verb("avc", verb_avc, "print denials and kills since L1 was ready")
     p.add_argument("--all", action="store_true", help="since boot, start-up noise included")
@@ -191,6 +199,7 @@ def main(argv):
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     args = parser().parse_args(argv)
     try:
+        image.use_variant(getattr(args, "variant", ""))
         return args.function(args)
     except Failure as e:
         print(f"testbed: {e}", file=sys.stderr)

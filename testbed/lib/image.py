@@ -24,19 +24,34 @@ DISK_SIZE = "4G"
 SEPOLICY_VERSION = 33               # the newest that linux 6.12 reads
 STORE = Path("var/lib/selinux")     # module store and compiled policy: the two
 CONFIG = Path("etc/selinux")        # directories that semodule writes
+VARIANT = ""                        # which L1: the plain one, or a file of variants/
+
+
+def use_variant(name):
+    """Another L1 beside the plain one: the packages in testbed/variants/NAME join it, and its tree, policy and disk
+    are its own, so that the plain one stays small."""
+    global VARIANT, TREE, WORK, DISK
+    if not name:
+        return
+    if not (GUEST.parent / "variants" / name).is_file():
+        raise Failure(f"there is no variant {name!r} in {GUEST.parent}/variants")
+    VARIANT = f"-{name}"
+    TREE, WORK, DISK = HOME / f"tree{VARIANT}", HOME / f"tree{VARIANT}.work", HOME / f"l1{VARIANT}.ext4"
 
 
 def extra_packages():
-    """Hook: names in testbed/extra-packages (one per line) join L1."""
-    hook = GUEST.parent / "extra-packages"
-    lines = hook.read_text().splitlines() if hook.exists() else []
+    """Hook: names in testbed/extra-packages (one per line) join every L1, those of a variant's file join that one."""
+    hooks = [GUEST.parent / "extra-packages"]
+    if VARIANT:
+        hooks.append(GUEST.parent / "variants" / VARIANT[1:])
+    lines = [line for hook in hooks if hook.exists() for line in hook.read_text().splitlines()]
     return [w for line in lines for w in line.split("#")[0].split()]
 
 
 def ensure_tree(thorough):
     wanted = sorted(set(PACKAGES + extra_packages()))
     key = hash_inputs("5", SUITE, " ".join(wanted), packages.sources(SUITE))
-    stage = Stage("tree", key, [TREE])
+    stage = Stage(f"tree{VARIANT}", key, [TREE])
 
     def make():
         remove(TREE)
@@ -50,7 +65,7 @@ def ensure_tree(thorough):
             "setting the policy version")
         run(["sed", "-i", "s/^SELINUX=.*/SELINUX=enforcing/", TREE / "etc/selinux/config"],
             "setting SELinux enforcing")
-        compiled = HOME / "policy.base"
+        compiled = HOME / f"policy{VARIANT}.base"
         remove(compiled)
         _semodule(compiled, [GUEST / "testbed.cil"])
         for part in (STORE, CONFIG):
@@ -92,6 +107,7 @@ def _semodule(target, modules):
 def compile_policy(modules, thorough=False, name="policy"):
     """The tree's policy with `modules` installed: a directory with STORE and CONFIG in it."""
     tree_key = ensure_tree(thorough)
+    name += VARIANT
     out = HOME / name
     key = hash_inputs("2", tree_key, *[m.name for m in modules], *modules)
     stage = Stage(name, key, [out])
@@ -163,7 +179,7 @@ def ensure_disk(input_keys, with_policy, thorough):
     modules = policy_modules() if with_policy else []
     policy, policy_key = compile_policy(modules, thorough)
     key = hash_inputs("6", policy_key, *input_keys, keys, GUEST, DISK_SIZE)
-    stage = Stage("disk", key, [DISK])
+    stage = Stage(f"disk{VARIANT}", key, [DISK])
 
     def make():
         remove(WORK)
