@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `context` | contexts, levels, category sets: parse, compare, print |
 //! | `profile` | the type names of a labelling family (ours, libvirt's) |
+//! | `contexts` | the policy's own files: libvirt's and the container tools' types |
+//! | `families` | which family is taken, what it lacks and what it leaves open |
 //! | `mode` | what the loaded policy really separates: `probe()` |
 //! | `live` | levels of running processes |
 //! | `ledger` | leases: MCS pairs, uids, static levels |
@@ -20,8 +22,10 @@
 
 mod choice;
 pub mod context;
+pub mod contexts;
 pub mod exec_label;
 mod fallback;
+pub mod families;
 mod guard;
 pub mod journal;
 pub mod judge;
@@ -41,6 +45,7 @@ pub mod undo;
 pub use choice::{Ask, Choice};
 pub use context::{Category, CategoryPair, CategorySet, Context, ContextError, Level, Range};
 pub use exec_label::{ProcError, VerifiedProc};
+pub use families::{Choice, ProfileName, choose};
 pub use journal::{Intent, Journal, JournalError};
 pub use ledger::{DEFAULT_UIDS, Lease, LeaseKey, Ledger, LedgerError, UidRange};
 pub use live::LiveLevels;

@@ -66,6 +66,12 @@ pub struct SelinuxFacts {
     pub policy_seqno: u32,
     /// Why something could not be asked.
     pub problems: Vec<String>,
+    /// Rules that a start needs and the policy does not grant, as CIL; asked for other managers' families only.
+    pub missing_rules: Vec<String>,
+    /// What one runner of the family may do to another's objects all the same.
+    pub not_separated: Vec<String>,
+    /// What was assumed because the policy's files do not say it.
+    pub assumed: Vec<String>,
 }
 
 impl SelinuxFacts {
@@ -81,7 +87,29 @@ impl SelinuxFacts {
             checks: Vec::new(),
             policy_seqno: 0,
             problems: Vec::new(),
+            missing_rules: Vec::new(),
+            not_separated: Vec::new(),
+            assumed: Vec::new(),
         }
+    }
+
+    /// The family is there, separates, and a start can use it; whether SELinux enforces it is another question.
+    pub fn fits(&self) -> bool {
+        self.missing_types.is_empty() && self.mcs_constrained && self.problems.is_empty() && self.missing_rules.is_empty()
+    }
+
+    /// What is in the way of `fits`, in few words.
+    pub fn misfits(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.missing_types.iter().map(|t| format!("the policy lacks {t}")).collect();
+        all.extend(self.problems.iter().cloned());
+        if self.missing_types.is_empty() && self.problems.is_empty() && !self.mcs_constrained {
+            let broken: Vec<&str> = self.checks.iter().filter(|c| !c.holds()).map(|c| c.name.as_str()).collect();
+            all.push(format!("categories do not separate it ({})", broken.join(", ")));
+        }
+        if !self.missing_rules.is_empty() {
+            all.push(format!("the policy does not grant {}", self.missing_rules.join(" ")));
+        }
+        all
     }
 
     /// All that the word "enforced" needs of SELinux.
@@ -91,6 +119,7 @@ impl SelinuxFacts {
             && !self.domain_permissive
             && self.mcs_constrained
             && self.problems.is_empty()
+            && self.missing_rules.is_empty()
     }
 
     /// What is in the way of `separates`, one sentence each, with its remedy.
@@ -109,6 +138,10 @@ impl SelinuxFacts {
             all.push(format!("the loaded policy lacks {types}: install the {} module", self.profile));
         } else if !self.mcs_constrained {
             all.push(format!("the runner's type of profile {} is not MCS-constrained", self.profile));
+        }
+        if !self.missing_rules.is_empty() {
+            let rules = self.missing_rules.join(" ");
+            all.push(format!("profile {} cannot be used: the loaded policy does not grant {rules}", self.profile));
         }
         if self.domain_permissive {
             all.push("the runner's domain is permissive: semanage permissive -d it".to_owned());
@@ -160,6 +193,10 @@ pub fn probe_profile(profile: &Profile) -> SelinuxFacts {
         Err(e) => facts.problems.push(e.to_string()),
     }
     let caller = facts.own.clone().unwrap_or_else(|| "system_u:system_r:init_t:s0".parse().expect("a context"));
+    if facts.own.is_some() && caller.range().is_none() {
+        facts.problems.push("the loaded policy has no levels, so nothing tells two guests apart: use an MCS policy".into());
+        return facts;
+    }
     facts.missing_types = missing_types(&fs, profile);
     if !facts.missing_types.is_empty() {
         return facts;

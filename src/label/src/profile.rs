@@ -5,6 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::context::{Context, Level, Range};
+use crate::contexts::Family;
+use crate::families::ProfileName;
 
 /// Type names of one labelling family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,11 @@ pub struct Profile {
     pub jailer: Option<String>,
     /// File type of the runner's executable, where the family has one.
     pub runner_exec: Option<String>,
+    /// Only Casemate labels with these types: a private label without our record is one that we leaked. In another
+    /// manager's family it is that manager's.
+    pub own: bool,
+    /// Types that the runner may read and not write as well: content that has one of them is left as it is.
+    pub content_also: Vec<String>,
 }
 
 impl Profile {
@@ -32,19 +39,40 @@ impl Profile {
             content: "casemate_content_t".into(),
             jailer: Some("casemate_jailer_t".into()),
             runner_exec: Some("casemate_runner_exec_t".into()),
+            own: true,
+            content_also: Vec::new(),
         }
     }
 
-    /// libvirt's family.
+    /// libvirt's family, by the names of the reference policy.
     pub fn svirt() -> Self {
+        Self::of_another(ProfileName::Svirt)
+    }
+
+    /// Another manager's family by the names it usually has; [`Self::take`] puts those of the loaded policy in.
+    pub(crate) fn of_another(name: ProfileName) -> Self {
+        let (runner, image, content) = match name {
+            ProfileName::Casemate => return Self::casemate(),
+            ProfileName::Svirt => ("svirt_t", "svirt_image_t", "virt_content_t"),
+            ProfileName::Container => ("container_kvm_t", "container_file_t", "container_ro_file_t"),
+        };
         Self {
-            name: "svirt".into(),
-            runner: "svirt_t".into(),
-            image: "svirt_image_t".into(),
-            content: "virt_content_t".into(),
+            name: name.to_string(),
+            runner: runner.into(),
+            image: image.into(),
+            content: content.into(),
             jailer: None,
             runner_exec: None,
+            own: false,
+            content_also: Vec::new(),
         }
+    }
+
+    /// The type names that the policy's own files give.
+    pub(crate) fn take(&mut self, family: &Family) {
+        self.runner = family.process.type_().to_owned();
+        self.image = family.image.type_().to_owned();
+        self.content = family.content.type_().to_owned();
     }
 
     /// Every type the family needs.
