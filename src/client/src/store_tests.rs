@@ -24,6 +24,7 @@ pub fn record(name: &str) -> SandboxRecord {
         uid: 10_000_000,
         categories: None,
         label: None,
+        profile: None,
         labels: vec![],
         findings: vec![],
         cgroups: vec![],

@@ -1,23 +1,46 @@
 //! The facts of this host, gathered once per start from `sys` and `label` probes.
 
-use casemate_label::mode;
+use std::os::fd::AsFd;
+
+use casemate_label::{Chosen, ProfileName, choose};
 use casemate_plan::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts};
+use casemate_spec::SelinuxProfile;
 use casemate_sys::facts::{cgroup, kernel, kvm};
 
+use crate::child;
 use crate::error::StepFailed;
 
-/// Probes everything the planner wants to know. Changes nothing.
-pub fn gather() -> Result<HostFacts, StepFailed> {
+/// The host as the planner sees it, and the labelling family that goes with it.
+pub struct Gathered {
+    pub host: HostFacts,
+    pub choice: Chosen,
+}
+
+/// Probes everything the planner wants to know, for the SELinux profile that is asked for. Changes nothing.
+pub fn gather(asked: Option<SelinuxProfile>) -> Result<Gathered, StepFailed> {
     let seccomp = kernel::seccomp();
-    Ok(HostFacts {
+    let choice = family(asked);
+    let host = HostFacts {
         kernel_release: kernel::release(),
         kvm: kvm_facts(),
-        selinux: SelinuxFacts::from(&mode::probe()),
+        selinux: SelinuxFacts::from(&choice),
         landlock_abi: kernel::landlock_abi(),
         seccomp: seccomp.kill_process && seccomp.errno,
         cgroup: cgroups()?,
         cpus: u32::try_from(kernel::cpus()).unwrap_or(u32::MAX),
-    })
+    };
+    Ok(Gathered { host, choice })
+}
+
+/// The family for this caller and for the runner's program as it is labelled. A missing program is the start's error.
+pub fn family(asked: Option<SelinuxProfile>) -> Chosen {
+    let asked = asked.map(|profile| match profile {
+        SelinuxProfile::Casemate => ProfileName::Casemate,
+        SelinuxProfile::Svirt => ProfileName::Svirt,
+        SelinuxProfile::Container => ProfileName::Container,
+    });
+    let program = child::runner_program().ok();
+    choose(asked, program.as_ref().map(AsFd::as_fd))
 }
 
 fn kvm_facts() -> KvmFacts {

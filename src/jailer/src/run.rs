@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use casemate_label::Profile;
 use casemate_plan::{Action, BoundFd, HostConfig, Plan, Role, RolePlan, names, plan};
 use casemate_spec::{Posture, SandboxId, SandboxSpec};
 use casemate_sys::process::{Child, CloneOptions, Cloned, clone3};
@@ -15,6 +16,7 @@ use rustix::process::Signal;
 use crate::child::{self, Bound};
 use crate::clock::{ChildClock, Stopwatch};
 use crate::error::StepFailed;
+use crate::facts::Gathered;
 use crate::start::Start;
 use crate::store::{EXIT, STATE};
 use crate::warden::Warden;
@@ -51,18 +53,18 @@ fn started(config: &HostConfig, spec: &[u8], client: Channel, mut watch: Stopwat
     watch.lap("prepare the jailer");
     let planned = input::spec(spec).and_then(|spec| {
         watch.lap("parse the specification");
-        let facts = facts::gather()?;
+        let Gathered { host, choice } = facts::gather(spec.selinux().profile)?;
         watch.lap("gather the facts of the host");
-        let plan = plan(&spec, &facts, config);
+        let plan = plan(&spec, &host, config);
         plan.check().map_err(|e| StepFailed::because("plan", e.to_string()))?;
         watch.lap("plan");
-        Ok((spec, plan))
+        Ok((spec, plan, choice.profile))
     });
-    let (spec, plan) = match planned {
+    let (spec, plan, profile) = match planned {
         Ok(planned) => planned,
         Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
     };
-    let mut start = match reserve(config, &spec, &plan, watch) {
+    let mut start = match reserve(config, &spec, &plan, profile, watch) {
         Ok(start) => start,
         Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
     };
@@ -83,14 +85,20 @@ fn prepare_process() -> Result<OwnedFd, StepFailed> {
     signal::as_fd(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(|e| StepFailed::stage(STAGE, e))
 }
 
-fn reserve(config: &HostConfig, spec: &SandboxSpec, plan: &Plan, watch: Stopwatch) -> Result<Start, StepFailed> {
+fn reserve(
+    config: &HostConfig,
+    spec: &SandboxSpec,
+    plan: &Plan,
+    profile: Profile,
+    watch: Stopwatch,
+) -> Result<Start, StepFailed> {
     let name = match spec.name() {
         Some(name) => name.clone(),
         None => made_up_name()?,
     };
     let first = plan.steps.first().filter(|step| matches!(step.action, Action::ReserveName { .. }));
     let first = first.ok_or_else(|| StepFailed::because("plan", "it does not begin with a name"))?;
-    Start::reserve(config, name, first, watch)
+    Start::reserve(config, name, first, profile, watch)
 }
 
 fn made_up_name() -> Result<SandboxId, StepFailed> {
@@ -302,6 +310,7 @@ fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> 
         uid: start.uid.unwrap_or_default(),
         categories: start.level.map(|level| level.categories.to_string()),
         label: start.label.as_ref().map(ToString::to_string),
+        profile: plan.family.as_ref().filter(|_| start.label.is_some()).map(|family| family.name.clone()),
         labels: start.labels.clone(),
         findings: Vec::new(),
         cgroups: start

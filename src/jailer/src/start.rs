@@ -59,6 +59,7 @@ impl Start {
         config: &HostConfig,
         name: SandboxId,
         step: &Step,
+        profile: Profile,
         mut watch: Stopwatch,
     ) -> Result<Self, StepFailed> {
         let run = RunDir::open(&config.run_dir, true)?;
@@ -81,7 +82,7 @@ impl Start {
             name,
             journal,
             ledger,
-            relabeler: Relabeler::new(Profile::casemate()),
+            relabeler: Relabeler::new(profile),
             uid: None,
             level: None,
             label: None,

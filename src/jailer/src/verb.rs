@@ -75,7 +75,7 @@ fn act(call: Call) -> Result<(), StepFailed> {
     match call.verb {
         Verb::Run => run::run(&config),
         Verb::Plan => plan(&config),
-        Verb::Facts => json(&facts::gather()?),
+        Verb::Facts => json(&facts::gather(None)?.host),
         Verb::Repair { dry_run } => json(&repair::repair(&config, dry_run)?),
         Verb::Remove(name) => repair::remove(&config, &name),
         Verb::Selftest(part) => json(&trial::selftest(&config, part)?),
@@ -95,7 +95,7 @@ fn need_root(verb: &Verb) -> Result<(), StepFailed> {
 fn plan(config: &HostConfig) -> Result<(), StepFailed> {
     let input = input::take()?;
     let spec = input::spec(&input.spec)?;
-    json(&casemate_plan::plan(&spec, &facts::gather()?, config))
+    json(&casemate_plan::plan(&spec, &facts::gather(spec.selinux().profile)?.host, config))
 }
 
 fn json(value: &impl Serialize) -> Result<(), StepFailed> {

@@ -127,7 +127,8 @@ impl ContextFiles {
                     line: 0,
                     source,
                 })?;
-                let said = format!("{} names no kvm_process; container-selinux' container_kvm_t is taken", found.display());
+                let said =
+                    format!("{} names no kvm_process; container-selinux' container_kvm_t is taken", found.display());
                 (kvm, Some(said))
             }
             (None, None) => return Err(lacks("'kvm_process' nor 'process'")),

@@ -52,7 +52,7 @@ impl fmt::Display for ProfileName {
 
 /// The family taken, what the policy says of it, and why it was taken.
 #[derive(Debug, Clone)]
-pub struct Choice {
+pub struct Chosen {
     pub profile: Profile,
     pub facts: SelinuxFacts,
     /// One sentence.
@@ -61,8 +61,27 @@ pub struct Choice {
     pub asked: bool,
 }
 
+/// What the planner wants to know of it.
+impl From<&Chosen> for casemate_plan::SelinuxFacts {
+    fn from(choice: &Chosen) -> Self {
+        let Chosen { profile, facts, why, asked } = choice;
+        let family = casemate_plan::SelinuxFamily {
+            name: profile.name.clone(),
+            runner: profile.runner.clone(),
+            image: profile.image.clone(),
+            content: profile.content.clone(),
+            own: profile.own,
+            asked: *asked,
+            why: why.clone(),
+            misfits: facts.misfits(),
+            not_separated: facts.not_separated.clone(),
+        };
+        Self { family: (facts.mode != SelinuxMode::Disabled).then_some(family), ..Self::from(facts) }
+    }
+}
+
 /// Chooses for this caller. `runner` is the runner's program, whose label must be an entry into the family's domain.
-pub fn choose(asked: Option<ProfileName>, runner: Option<BorrowedFd<'_>>) -> Choice {
+pub fn choose(asked: Option<ProfileName>, runner: Option<BorrowedFd<'_>>) -> Chosen {
     choose_with(asked, |name| probe(name, runner))
 }
 
@@ -75,7 +94,7 @@ pub fn probe(name: ProfileName, runner: Option<BorrowedFd<'_>>) -> (Profile, Sel
         ProfileName::Container => files.container(),
     };
     let mut profile = Profile::of_another(name);
-    if crate::mode::probe_profile(&Profile::casemate()).mode == SelinuxMode::Disabled {
+    if !matches!(SelinuxFs::open(Path::new(SELINUXFS)), Ok(Some(_))) {
         return (profile.clone(), probe_profile(&profile));
     }
     let family = match family {
@@ -96,17 +115,17 @@ pub fn probe(name: ProfileName, runner: Option<BorrowedFd<'_>>) -> (Profile, Sel
 }
 
 /// The rule above, apart from where the facts come from.
-fn choose_with(asked: Option<ProfileName>, probe: impl Fn(ProfileName) -> (Profile, SelinuxFacts)) -> Choice {
+fn choose_with(asked: Option<ProfileName>, probe: impl Fn(ProfileName) -> (Profile, SelinuxFacts)) -> Chosen {
     if let Some(name) = asked {
         let (profile, facts) = probe(name);
-        return Choice { profile, facts, why: "it was asked for".into(), asked: true };
+        return Chosen { profile, facts, why: "it was asked for".into(), asked: true };
     }
     let (profile, facts) = probe(ProfileName::Casemate);
     if facts.mode == SelinuxMode::Disabled {
-        return Choice { profile, facts, why: "SELinux is off".into(), asked: false };
+        return Chosen { profile, facts, why: "SELinux is off".into(), asked: false };
     }
     if facts.missing_types.is_empty() {
-        return Choice { profile, facts, why: "the loaded policy has Casemate's own types".into(), asked: false };
+        return Chosen { profile, facts, why: "the loaded policy has Casemate's own types".into(), asked: false };
     }
     let mut against = Vec::new();
     for name in [ProfileName::Svirt, ProfileName::Container] {
@@ -115,11 +134,11 @@ fn choose_with(asked: Option<ProfileName>, probe: impl Fn(ProfileName) -> (Profi
             let mut why = format!("the loaded policy lacks {}; {} is there", facts.missing_types[0], other.runner);
             why.push_str(if against.is_empty() { ", separates and can be entered" } else { " and fits; " });
             why.push_str(&against.join("; "));
-            return Choice { profile: other, facts: found, why, asked: false };
+            return Chosen { profile: other, facts: found, why, asked: false };
         }
         against.push(format!("{name} does not fit: {}", found.misfits().join(", ")));
     }
-    Choice { profile, facts, why: format!("no other family fits: {}", against.join("; ")), asked: false }
+    Chosen { profile, facts, why: format!("no other family fits: {}", against.join("; ")), asked: false }
 }
 
 /// Validates what the files name, then asks what the start will need and what the family leaves open.
@@ -183,12 +202,7 @@ impl Need {
     }
 }
 
-fn needs(
-    profile: &Profile,
-    own: &Context,
-    label: &Context,
-    runner: Option<BorrowedFd<'_>>,
-) -> io::Result<Vec<Need>> {
+fn needs(profile: &Profile, own: &Context, label: &Context, runner: Option<BorrowedFd<'_>>) -> io::Result<Vec<Need>> {
     let pair = CategoryPair::try_from((1, 2)).expect("two categories");
     let image = profile.object(&profile.image, Range::single(pair.level()));
     let content = profile.object(&profile.content, Range::single(Level::S0));

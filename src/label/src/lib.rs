@@ -45,7 +45,7 @@ pub mod undo;
 pub use choice::{Ask, Choice};
 pub use context::{Category, CategoryPair, CategorySet, Context, ContextError, Level, Range};
 pub use exec_label::{ProcError, VerifiedProc};
-pub use families::{Choice, ProfileName, choose};
+pub use families::{Chosen, ProfileName, choose};
 pub use journal::{Intent, Journal, JournalError};
 pub use ledger::{DEFAULT_UIDS, Lease, LeaseKey, Ledger, LedgerError, UidRange};
 pub use live::LiveLevels;

@@ -95,7 +95,10 @@ impl SelinuxFacts {
 
     /// The family is there, separates, and a start can use it; whether SELinux enforces it is another question.
     pub fn fits(&self) -> bool {
-        self.missing_types.is_empty() && self.mcs_constrained && self.problems.is_empty() && self.missing_rules.is_empty()
+        self.missing_types.is_empty()
+            && self.mcs_constrained
+            && self.problems.is_empty()
+            && self.missing_rules.is_empty()
     }
 
     /// What is in the way of `fits`, in few words.
@@ -164,6 +167,7 @@ impl From<&SelinuxFacts> for casemate_plan::SelinuxFacts {
             module: facts.mode != SelinuxMode::Disabled && facts.missing_types.is_empty(),
             domain_permissive: facts.domain_permissive,
             mcs_constrained: facts.mcs_constrained && facts.problems.is_empty(),
+            family: None,
         }
     }
 }
@@ -194,7 +198,9 @@ pub fn probe_profile(profile: &Profile) -> SelinuxFacts {
     }
     let caller = facts.own.clone().unwrap_or_else(|| "system_u:system_r:init_t:s0".parse().expect("a context"));
     if facts.own.is_some() && caller.range().is_none() {
-        facts.problems.push("the loaded policy has no levels, so nothing tells two guests apart: use an MCS policy".into());
+        facts
+            .problems
+            .push("the loaded policy has no levels, so nothing tells two guests apart: use an MCS policy".into());
         return facts;
     }
     facts.missing_types = missing_types(&fs, profile);

@@ -214,8 +214,8 @@ impl<S: LabelStore> Relabeler<S> {
         let object = self.check(fd, path)?;
         let _ours = RecordLock::take(fd, path)?;
         let _libvirts = LibvirtLock::take(fd, path, class)?;
-        let of_class = class.target(&self.profile, ask.level);
         let (current, file) = (self.label_of(fd, path)?, record::id_of(fd, path)?);
+        let of_class = self.goal(class, ask.level, current.as_ref());
         let found = Found { fd, path, object, file, class, current, of_class };
         let label = match ask.choice {
             Choice::Class => &found.of_class,
@@ -279,6 +279,16 @@ impl<S: LabelStore> Relabeler<S> {
         set.map(|()| (Outcome::Relabelled, intended.before))
     }
 
+    /// The label of the class, but content keeps a type that the runner may read and not write as well: relabelling
+    /// it would take it away from the sandboxes of another family that read it now.
+    fn goal(&self, class: LabelClass, level: Level, now: Option<&Context>) -> Context {
+        let also = |now: &&Context| {
+            let plain = now.range().is_some_and(|r| *r.high() == Level::S0);
+            class == LabelClass::Content && plain && self.profile.content_also.iter().any(|t| t == now.type_())
+        };
+        now.filter(also).cloned().unwrap_or_else(|| class.target(&self.profile, level))
+    }
+
     /// Labels a file that the jailer has just made and will remove itself (a log): no
     /// record, no lock, nothing to give back.
     pub fn label_new(
@@ -303,7 +313,8 @@ impl<S: LabelStore> Relabeler<S> {
     ) -> Result<OwnersRecord, RelabelError> {
         let Some(old) = old else {
             let private = now.range().is_some_and(|r| !r.high().categories.is_empty());
-            let ours = now.type_() == self.profile.image || now.type_() == self.profile.content;
+            // in another manager's family a private label is that manager's, running or not
+            let ours = self.profile.own && (now.type_() == self.profile.image || now.type_() == self.profile.content);
             if private && !ours {
                 return Err(RelabelError::Foreign { path: path.into(), label: now.to_string() });
             }

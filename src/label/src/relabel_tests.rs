@@ -313,3 +313,41 @@ fn svirt_34_many_sandboxes_share_one_file_and_none_is_forgotten() {
     assert_eq!(label(&store, &f), HOME);
     assert!(record(&store, &f).is_none());
 }
+
+#[test]
+fn svirt_10_38_another_managers_private_label_is_never_taken_for_our_own_leak() {
+    for (now, foreign) in
+        [("system_u:object_r:svirt_image_t:s0:c7,c8", true), ("system_u:object_r:virt_content_t:s0", false)]
+    {
+        let store = Memory::default();
+        let f = image(&store, Some(now));
+        let relabeler = Relabeler::with_store(&store, Profile::svirt(), Box::new(|_, _| None));
+        let taken =
+            relabeler.acquire(f.file.as_fd(), &f.path, LabelClass::Exclusive, pair(1, 2), &me("a"), &mut |_| Ok(()));
+        assert_eq!(matches!(taken, Err(RelabelError::Foreign { .. })), foreign, "{taken:?}");
+        assert_eq!(label(&store, &f) == now, foreign);
+    }
+}
+
+#[test]
+fn svirt_17_content_that_another_family_reads_is_not_taken_from_it() {
+    let ours = "system_u:object_r:casemate_content_t:s0";
+    let profile = Profile { content_also: vec!["casemate_content_t".into()], ..Profile::svirt() };
+    let store = Memory::default();
+    let relabeler = Relabeler::with_store(&store, profile, Box::new(|_, _| None));
+    let take_content = |f: &Fixture, sandbox: &str| {
+        relabeler.acquire(f.file.as_fd(), &f.path, LabelClass::Content, pair(1, 2), &me(sandbox), &mut |_| Ok(()))
+    };
+    let f = image(&store, Some(ours));
+    assert_eq!(take_content(&f, "b").unwrap().outcome, Outcome::AlreadyRight);
+    // a kernel of the user's that a sandbox of ours has labelled: both hold it, the last to leave gives it back
+    let f = image(&store, Some(HOME));
+    take(&store, &f, LabelClass::Content, pair(3, 4), &me("a")).unwrap();
+    take_content(&f, "b").unwrap();
+    assert_eq!(label(&store, &f), ours);
+    assert!(matches!(give(&store, &f, &me("a")), Restored::StillHeldBy(_)));
+    assert_eq!(give(&store, &f, &me("b")), Restored::To(HOME.parse().unwrap()));
+    // a private one is not content
+    let f = image(&store, Some("system_u:object_r:casemate_content_t:s0:c1,c2"));
+    assert!(take_content(&f, "b").is_err());
+}

@@ -9,6 +9,10 @@ pub fn text(plan: &Plan) -> String {
     let mut out = String::new();
     let name = plan.sandbox.as_deref().unwrap_or("(a new name)");
     let _ = writeln!(out, "sandbox {name}: posture {}", plan.posture);
+    if let Some(family) = &plan.family {
+        let _ = writeln!(out, "SELinux profile {}: {}", family.name, family.why);
+        let _ = writeln!(out, "    runner {}, images {}, content {}", family.runner, family.image, family.content);
+    }
     let _ = writeln!(out, "\nsteps");
     for (at, step) in plan.steps.iter().enumerate() {
         let role = format!("{:?}", step.role).to_lowercase();

@@ -42,12 +42,37 @@ pub struct SelinuxFacts {
     pub mode: SelinuxMode,
     /// The policy has MLS/MCS levels.
     pub mls: bool,
-    /// The policy knows `casemate_runner_t` and `casemate_image_t`.
+    /// The policy knows the types of the family that is used.
     pub module: bool,
     /// The runner's domain is permissive (`semanage permissive -a`).
     pub domain_permissive: bool,
     /// A runner of one pair may not read an image of another pair, and may read its own (compute_av).
     pub mcs_constrained: bool,
+    /// Whose types are used; `None` where SELinux is off.
+    pub family: Option<SelinuxFamily>,
+}
+
+/// The labelling family that a start uses: Casemate's own, libvirt's or the container tools'.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxFamily {
+    /// `casemate`, `svirt` or `container`.
+    pub name: String,
+    /// Type of the runner's domain.
+    pub runner: String,
+    /// Type of writable images.
+    pub image: String,
+    /// Type of read-only content.
+    pub content: String,
+    /// Nobody but Casemate uses these types.
+    pub own: bool,
+    /// The specification names it: no other is taken in its place.
+    pub asked: bool,
+    /// Why this one, in a sentence.
+    pub why: String,
+    /// What is in the way of using it; empty where it fits.
+    pub misfits: Vec<String>,
+    /// What one runner may do to another's objects all the same, by the loaded policy.
+    pub not_separated: Vec<String>,
 }
 
 impl SelinuxFacts {
@@ -57,7 +82,18 @@ impl SelinuxFacts {
         module: false,
         domain_permissive: false,
         mcs_constrained: false,
+        family: None,
     };
+
+    /// Type of the runner's domain, for messages.
+    pub fn runner(&self) -> &str {
+        self.family.as_ref().map_or("casemate_runner_t", |family| &family.runner)
+    }
+
+    /// `casemate`, `svirt` or `container`.
+    pub fn profile(&self) -> &str {
+        self.family.as_ref().map_or("casemate", |family| &family.name)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use casemate_spec::{Boot, Posture, RebootPolicy, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::HostConfig;
-use crate::facts::{HostFacts, KvmFacts, SelinuxMode};
+use crate::facts::{HostFacts, KvmFacts, SelinuxFamily, SelinuxMode};
 use crate::fds::{FdTable, names};
 use crate::posture::{self, Warning};
 use crate::role::{DiskPlan, VmPlan};
@@ -37,6 +37,8 @@ pub struct Plan {
     pub landlock_abi: u32,
     pub seccomp: bool,
     pub selinux: bool,
+    /// Whose SELinux types; `None` where the host has no SELinux.
+    pub family: Option<SelinuxFamily>,
     pub rlimits: Vec<Rlimit>,
 }
 
@@ -77,6 +79,7 @@ pub fn plan(spec: &SandboxSpec, facts: &HostFacts, config: &HostConfig) -> Plan 
         landlock_abi: facts.landlock_abi,
         seccomp: facts.seccomp,
         selinux: uses_selinux(facts),
+        family: facts.selinux.family.clone(),
         rlimits,
     }
 }
@@ -92,6 +95,7 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
         blockers.push(format!("KVM: {why}"));
     }
     blockers.extend(not_yet(spec));
+    blockers.extend(unfit_profile(spec, facts));
     blockers.extend(fixed_level(spec, facts));
     blockers.extend(given_labels(spec, facts));
     let reasons = || {
@@ -123,13 +127,24 @@ fn given_labels(spec: &SandboxSpec, facts: &HostFacts) -> Vec<String> {
     if uses_selinux(facts) { Vec::new() } else { given.map(|(at, label)| refused(at, label.as_str())).collect() }
 }
 
+/// A family that was asked for by name is not replaced, and not done without either.
+fn unfit_profile(spec: &SandboxSpec, facts: &HostFacts) -> Option<String> {
+    let asked = spec.selinux().profile?;
+    let Some(family) = &facts.selinux.family else {
+        return Some(format!("SELinux profile {asked} was asked for, and SELinux is off; leave --selinux-profile out"));
+    };
+    if family.misfits.is_empty() {
+        return None;
+    }
+    let why = family.misfits.join("; ");
+    let remedy = "`casemate policy install`, or leave --selinux-profile out";
+    Some(format!("SELinux profile {asked} was asked for and cannot be used: {why} ({remedy})"))
+}
+
 /// What a specification may say and no room acts on yet: refused rather than ignored.
 fn not_yet(spec: &SandboxSpec) -> impl Iterator<Item = String> {
-    let asked = spec.selinux();
-    let fields = [
-        ("selinux.profile", asked.profile.is_some()),
-        ("selinux.on_policy_change", spec.file().selinux.as_ref().is_some_and(|s| s.on_policy_change.is_some())),
-    ];
+    let fields =
+        [("selinux.on_policy_change", spec.file().selinux.as_ref().is_some_and(|s| s.on_policy_change.is_some()))];
     fields.into_iter().filter(|(_, given)| *given).map(|(field, _)| format!("'{field}' is not acted on yet"))
 }
 

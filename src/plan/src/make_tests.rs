@@ -4,7 +4,7 @@ use casemate_spec::parse;
 
 use super::*;
 use crate::explain;
-use crate::facts::{CgroupFacts, SelinuxFacts};
+use crate::facts::{CgroupFacts, SelinuxFacts, SelinuxFamily};
 use crate::step::{Action, LabelChoice, Step};
 
 fn spec(text: &str) -> SandboxSpec {
@@ -22,6 +22,39 @@ fn v2() -> CgroupFacts {
     }
 }
 
+fn casemate() -> SelinuxFamily {
+    SelinuxFamily {
+        name: "casemate".into(),
+        runner: "casemate_runner_t".into(),
+        image: "casemate_image_t".into(),
+        content: "casemate_content_t".into(),
+        own: true,
+        asked: false,
+        why: "the loaded policy has Casemate's own types".into(),
+        misfits: Vec::new(),
+        not_separated: Vec::new(),
+    }
+}
+
+fn svirt() -> SelinuxFamily {
+    SelinuxFamily {
+        name: "svirt".into(),
+        runner: "svirt_t".into(),
+        image: "svirt_image_t".into(),
+        content: "virt_content_t".into(),
+        own: false,
+        not_separated: vec!["another's runner: fd use".into()],
+        ..casemate()
+    }
+}
+
+fn with_family(family: SelinuxFamily) -> HostFacts {
+    let facts = enforcing();
+    let fits = family.misfits.is_empty();
+    let selinux = SelinuxFacts { family: Some(family), module: fits, mcs_constrained: fits, ..facts.selinux };
+    HostFacts { selinux, ..facts }
+}
+
 fn enforcing() -> HostFacts {
     HostFacts {
         kernel_release: "6.12".into(),
@@ -32,6 +65,7 @@ fn enforcing() -> HostFacts {
             module: true,
             domain_permissive: false,
             mcs_constrained: true,
+            family: Some(casemate()),
         },
         landlock_abi: 6,
         seccomp: true,
@@ -229,4 +263,35 @@ fn svirt_21_a_label_is_refused_where_none_can_be_set() {
     let text = format!("{BARE}[[disks]]\nid = 'd'\npath = '/d'\nformat = 'raw'\nlabel = 'u:object_r:t:s0'\n");
     let refused = made(&text, &without_selinux()).check().unwrap_err().to_string();
     assert!(refused.contains("disks[0].label") && refused.contains("cannot be honoured"), "{refused}");
+}
+
+#[test]
+fn svirt_05_another_family_is_used_and_said_aloud() {
+    for asked in ["", "[selinux]\nprofile = 'svirt'\n"] {
+        let plan = made(&format!("{AGENT}{asked}"), &with_family(svirt()));
+        assert_eq!((plan.blockers.len(), plan.posture), (0, Posture::Enforced), "{:?}", plan.blockers);
+        let text = explain::text(&plan);
+        for said in
+            ["SELinux profile svirt", "runner svirt_t", "svirt_image_t with the pair", "virt_content_t:s0", "fd use"]
+        {
+            assert!(text.contains(said), "{said} is not in {text}");
+        }
+    }
+}
+
+#[test]
+fn svirt_05_54_a_family_that_does_not_fit_is_refused_with_reason_and_remedy() {
+    let misfits = vec!["the policy does not grant (allow initrc_t svirt_t (process (transition)))".to_owned()];
+    let facts = with_family(SelinuxFamily { misfits, asked: true, ..svirt() });
+    // neither --allow-reduced nor a weaker family takes the place of what was asked for
+    let asked = "allow_reduced = 'test'\n[selinux]\nprofile = 'svirt'\n";
+    for spec in [format!("{AGENT}{asked}"), format!("{AGENT}[selinux]\nprofile = 'svirt'\n")] {
+        let plan = made(&spec, &facts);
+        assert_eq!(plan.posture, Posture::Reduced);
+        let told = plan.blockers.join(" ");
+        assert!(told.contains("(allow initrc_t svirt_t (process (transition)))"), "{told}");
+        assert!(told.contains("casemate policy install"), "{told}");
+    }
+    let none = made(&format!("{AGENT}[selinux]\nprofile = 'container'\n"), &without_selinux());
+    assert!(none.blockers.join(" ").contains("SELinux is off"), "{:?}", none.blockers);
 }

@@ -29,6 +29,7 @@ fn weaker(layer: Layer, text: String, remedy: &str) -> Warning {
 pub fn warnings(facts: &HostFacts, config: &HostConfig) -> Vec<Warning> {
     let mut found = Vec::new();
     found.extend(selinux(facts));
+    found.extend(family(facts));
     found.extend(landlock(facts, config));
     if !facts.seccomp {
         found.push(missing(
@@ -63,27 +64,57 @@ pub fn posture(facts: &HostFacts, warnings: &[Warning]) -> Posture {
 fn selinux(facts: &HostFacts) -> Option<Warning> {
     let selinux = &facts.selinux;
     let layer = Layer::Selinux;
-    let remedy = "install Casemate's module: `casemate policy install`";
+    let own = selinux.family.as_ref().is_none_or(|family| family.own);
+    let remedy = if own {
+        "install Casemate's module: `casemate policy install`"
+    } else {
+        "`casemate policy install` brings the rules that other families lack; or leave --selinux-profile out"
+    };
+    let runner = selinux.runner();
+    let misfits = selinux.family.as_ref().map(|family| family.misfits.join("; ")).filter(|m| !own && !m.is_empty());
     match selinux.mode {
         SelinuxMode::Disabled => Some(weaker(
             layer,
             "the host has no SELinux: nothing but uid, Landlock and seccomp keeps two guests apart".into(),
             "boot with security=selinux and a policy, or accept the hardened posture",
         )),
-        _ if !selinux.module => Some(missing(layer, "the loaded policy does not know casemate_runner_t", remedy)),
+        _ if misfits.is_some() => {
+            let why = misfits.unwrap_or_default();
+            Some(missing(layer, &format!("SELinux profile {} cannot be used: {why}", selinux.profile()), remedy))
+        }
+        _ if !selinux.module => {
+            let others =
+                selinux.family.as_ref().filter(|f| !f.asked).map(|f| format!("; {}", f.why)).unwrap_or_default();
+            Some(missing(layer, &format!("the loaded policy does not know {runner}{others}"), remedy))
+        }
         _ if !selinux.mls || !selinux.mcs_constrained => {
-            Some(missing(layer, "the loaded policy does not constrain casemate_runner_t by category (MCS)", remedy))
+            let text = format!("the loaded policy does not constrain {runner} by category (MCS)");
+            Some(missing(layer, &text, remedy))
         }
         SelinuxMode::Permissive => {
             Some(missing(layer, "SELinux is permissive: it logs and denies nothing", "`setenforce 1`"))
         }
-        SelinuxMode::Enforcing if selinux.domain_permissive => Some(missing(
-            layer,
-            "casemate_runner_t is a permissive domain",
-            "`semanage permissive -d casemate_runner_t`",
-        )),
+        SelinuxMode::Enforcing if selinux.domain_permissive => {
+            let remedy = format!("`semanage permissive -d {runner}`");
+            Some(missing(layer, &format!("{runner} is a permissive domain"), &remedy))
+        }
         SelinuxMode::Enforcing => None,
     }
+}
+
+/// Another manager's types are said aloud: what they leave open, and that its domain may do more than ours.
+fn family(facts: &HostFacts) -> Option<Warning> {
+    let family = facts.selinux.family.as_ref().filter(|family| !family.own && facts.selinux.module)?;
+    let open = match &family.not_separated[..] {
+        [] => "nothing that was asked of the policy".to_owned(),
+        open => open.join(", "),
+    };
+    let text = format!(
+        "SELinux profile {}: {}; {} may do more than casemate_runner_t, and other managers use its types; categories do \
+         not hold back: {open}",
+        family.name, family.why, family.runner
+    );
+    Some(weaker(Layer::Selinux, text, "`casemate policy install`, and leave --selinux-profile out"))
 }
 
 fn landlock(facts: &HostFacts, config: &HostConfig) -> Option<Warning> {

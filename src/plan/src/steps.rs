@@ -181,10 +181,13 @@ impl<'a> Maker<'a> {
         if !uses_selinux(self.facts) {
             return;
         }
+        let family = self.facts.selinux.family.as_ref();
+        let (image, content) =
+            family.map_or(("casemate_image_t", "casemate_content_t"), |f| (f.image.as_str(), f.content.as_str()));
         let (label, why) = match class {
-            ImageClass::Exclusive => ("casemate_image_t with the pair", "only this VM's runner may touch it"),
-            ImageClass::Shared => ("casemate_image_t:s0", "shared on request: every runner may write to it"),
-            ImageClass::Content => ("casemate_content_t:s0", "every runner may read it, none may write to it"),
+            ImageClass::Exclusive => (format!("{image} with the pair"), "only this VM's runner may touch it"),
+            ImageClass::Shared => (format!("{image}:s0"), "shared on request: every runner may write to it"),
+            ImageClass::Content => (format!("{content}:s0"), "every runner may read it, none may write to it"),
         };
         let judged = "the loaded policy must let this runner use it, and no other where it is this VM's alone";
         let (what, why, changes) = match &choice {

@@ -210,6 +210,16 @@ pub enum SelinuxProfile {
     Container,
 }
 
+impl fmt::Display for SelinuxProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Casemate => "casemate",
+            Self::Svirt => "svirt",
+            Self::Container => "container",
+        })
+    }
+}
+
 /// What happens to a running sandbox when the loaded policy stops separating it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "text", derive(schemars::JsonSchema))]

@@ -86,6 +86,9 @@ pub struct SandboxRecord {
     /// `c12,c345`.
     pub categories: Option<String>,
     pub label: Option<String>,
+    /// Whose SELinux types: `casemate`, `svirt` or `container`.
+    #[serde(default)]
+    pub profile: Option<String>,
     pub labels: Vec<ObjectLabel>,
     /// What both attestations found, before the first guest instruction.
     pub findings: Vec<Finding>,

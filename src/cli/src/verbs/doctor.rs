@@ -116,12 +116,16 @@ fn layers(facts: &HostFacts) -> Vec<Check> {
         None => check(name, State::Ok, found, None),
     };
     let mode = match facts.selinux.mode {
-        SelinuxMode::Disabled => "disabled",
-        SelinuxMode::Permissive => "permissive",
-        SelinuxMode::Enforcing => "enforcing, and casemate_runner_t is constrained by category",
+        SelinuxMode::Disabled => "disabled".to_owned(),
+        SelinuxMode::Permissive => "permissive".to_owned(),
+        SelinuxMode::Enforcing => {
+            let why = facts.selinux.family.as_ref().map_or("", |family| &family.why);
+            let (profile, runner) = (facts.selinux.profile(), facts.selinux.runner());
+            format!("enforcing, and {runner} is constrained by category; profile {profile}: {why}")
+        }
     };
     vec![
-        line("selinux", Layer::Selinux, mode.into()),
+        line("selinux", Layer::Selinux, mode),
         line("landlock", Layer::Landlock, format!("ABI {}", facts.landlock_abi)),
         line("seccomp", Layer::Seccomp, "filters are taken".into()),
         line("cgroup", Layer::Cgroup, cgroup(&facts.cgroup)),

@@ -171,6 +171,12 @@ fn is_absent(layer: Layer, record: &SandboxRecord) -> bool {
 fn allows(layer: Layer, record: &SandboxRecord) -> String {
     match layer {
         Layer::Selinux => match (&record.label, &record.categories) {
+            (Some(_), Some(pair)) if record.profile.as_deref().is_some_and(|p| p != "casemate") => {
+                let profile = record.profile.as_deref().unwrap_or_default();
+                format!(
+                    "what the policy's own domain of profile {profile} may; of private images those of the pair {pair}"
+                )
+            }
             (Some(_), Some(pair)) => {
                 format!("KVM and the inherited files; writes only to images of the pair {pair}, reads shared content")
             }

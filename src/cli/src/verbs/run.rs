@@ -216,7 +216,10 @@ pub fn posture_line(record: &SandboxRecord) -> String {
     let attested = |layer: Layer| record.findings.iter().any(|f| f.layer == layer.to_string() && f.ok);
     let or = |holds: bool, text: String, missing: &str| if holds { text } else { missing.to_owned() };
     let selinux = match (&record.label, &record.categories) {
-        (Some(_), Some(pair)) => format!("selinux {pair}"),
+        (Some(_), Some(pair)) => match record.profile.as_deref() {
+            None | Some("casemate") => format!("selinux {pair}"),
+            Some(profile) => format!("selinux {profile} {pair}"),
+        },
         _ => "no selinux".into(),
     };
     let parts = [

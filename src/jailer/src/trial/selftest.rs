@@ -20,7 +20,7 @@ use super::jail::{FIRST_GIVEN, Jail};
 use super::outside::Outside;
 use super::{Part, word};
 use crate::error::StepFailed;
-use crate::facts;
+use crate::facts::{self, Gathered};
 use crate::store::RunDir;
 
 const STEP: &str = "test the layers";
@@ -81,8 +81,8 @@ const TOO_MANY_DESCRIPTORS: u32 = 100;
 
 /// Tests every layer that the host has.
 pub fn selftest(config: &HostConfig, part: Part) -> Result<Selftest, StepFailed> {
-    let facts = facts::gather()?;
-    let bench = Bench::set_up(config, &facts)?;
+    let Gathered { host: facts, choice } = facts::gather(None)?;
+    let bench = Bench::set_up(config, &facts, choice.profile)?;
     let mut report = Selftest { absent: Vec::new(), controls: Vec::new() };
     let result = bench.run(&facts, config, part, &mut report);
     let cleaned = bench.clean_up();
@@ -96,18 +96,19 @@ struct Bench {
     leases: Vec<Lease>,
     uid: u32,
     pair: Option<CategoryPair>,
+    profile: Profile,
     dir: PathBuf,
 }
 
 impl Bench {
-    fn set_up(config: &HostConfig, facts: &HostFacts) -> Result<Self, StepFailed> {
+    fn set_up(config: &HostConfig, facts: &HostFacts, profile: Profile) -> Result<Self, StepFailed> {
         let _run = RunDir::open(&config.run_dir, true)?;
         let ledger = Ledger::open(&config.run_dir).map_err(|e| StepFailed::stage(STEP, e))?;
         let owner = Owner::of_self("<selftest>").map_err(|e| StepFailed::stage(STEP, e))?;
         let range = UidRange { first: config.uid_first, count: config.uid_last - config.uid_first + 1 };
         let (uid, lease) = ledger.lease_uid(&owner, range).map_err(|e| StepFailed::stage(STEP, e))?;
         let dir = config.run_dir.join(format!("selftest-{}", casemate_sys::process::own_pid()));
-        let mut bench = Bench { ledger, owner, leases: vec![lease], uid, pair: None, dir };
+        let mut bench = Bench { ledger, owner, leases: vec![lease], uid, pair: None, profile, dir };
         std::fs::create_dir(&bench.dir).map_err(|e| StepFailed::stage(STEP, e))?;
         if facts.selinux.mode != SelinuxMode::Disabled && facts.selinux.module {
             bench.pair = Some(bench.lease_pair()?);
@@ -134,7 +135,7 @@ impl Bench {
     fn image(&self, name: &str, pair: Option<CategoryPair>) -> Result<OwnedFd, StepFailed> {
         let failed = |e: &dyn std::error::Error| StepFailed::because(STEP, crate::error::sentence(e));
         let path = self.dir.join(name);
-        let label = pair.map(|pair| LabelClass::Exclusive.target(&Profile::casemate(), pair));
+        let label = pair.map(|pair| LabelClass::Exclusive.target(&self.profile, pair));
         let proc = label.as_ref().map(|_| VerifiedProc::open_host()).transpose().map_err(|e| failed(&e))?;
         if let Some(proc) = &proc {
             proc.set_create_label(label.as_ref()).map_err(|e| failed(&e))?;
@@ -153,7 +154,7 @@ impl Bench {
             Some(pair) => {
                 let own = VerifiedProc::open_host().and_then(|p| p.own_label());
                 let own = own.map_err(|e| StepFailed::stage(STEP, e))?;
-                Some(Profile::casemate().runner_label(&own, pair))
+                Some(self.profile.runner_label(&own, pair))
             }
         };
         Ok(Jail { uid: self.uid, label, landlock_abi: facts.landlock_abi, cgroup: None, rlimits: Vec::new() })
