@@ -8,9 +8,12 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod lock;
+pub mod qcow2;
 mod raw;
 
+pub use chain::{CHAIN_MAX, ChainDisk, ChainError, Format};
 pub use lock::{LockError, LockMode, foreign_lock, lock_image, lock_metadata, unlock_metadata};
 pub use raw::{OpenError, RawDisk};
 
@@ -34,4 +37,8 @@ pub trait BlockBackend: Send {
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
     /// The range reads as zeroes afterwards; `unmap` allows giving its space back.
     fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+    /// The last call: what is still in memory goes to the image. A crash comes without it.
+    fn close(&mut self) -> io::Result<()> {
+        if self.is_read_only() { Ok(()) } else { self.flush() }
+    }
 }

@@ -83,8 +83,7 @@ impl RawDisk {
         if self.no_punch || len == 0 {
             return Ok(len == 0);
         }
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let done = try_fallocate(&self.file, flags, offset, len)?;
+        let done = punch(&self.file, offset, len)?;
         self.no_punch = !done;
         Ok(done)
     }
@@ -98,6 +97,11 @@ impl RawDisk {
         self.no_zero_range = !done;
         Ok(done)
     }
+}
+
+/// Gives the space of a range back and keeps the file's size; `false` when the file system cannot.
+pub(crate) fn punch(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    try_fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
 }
 
 /// `false` when the file system cannot; other failures are failures.
