@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use casemate_confine::attest_outside::{Expected, attest};
 use casemate_confine::namespaces;
-use casemate_label::{Level, LiveLevels};
+use casemate_label::{CategorySet, Level, others_in_reach};
 use casemate_plan::{Action, Layer, Namespace, Plan, RolePlan};
 use casemate_sys::process::pidfd_open;
 use casemate_sys::procfs::{Proc, ProcessView};
@@ -27,6 +27,7 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
     let pidfd = pidfd_open(pid).map_err(failed)?;
     let cgroup = start.cgroup.take();
     let (level, shared) = (start.level, level_is_shared(plan));
+    let window = start.window.categories;
     Ok(Box::new(move || {
         let view = ProcessView::new(&proc, pid, pidfd.as_fd());
         let expected = Expected {
@@ -39,7 +40,7 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
         };
         let mut findings: Vec<Finding> = attest(&view, &expected).into_iter().map(finding).collect();
         // a group shares on purpose, and the plan warned of it
-        findings.extend(level.filter(|_| !shared).map(|level| alone(level, pid)));
+        findings.extend(level.filter(|_| !shared).map(|level| alone(level, &window, pid)));
         findings
     }))
 }
@@ -49,8 +50,8 @@ fn level_is_shared(plan: &Plan) -> bool {
 }
 
 /// Nobody else is within reach of the level: another manager, which knows nothing of our ledger, may have chosen the same.
-fn alone(level: Level, pid: i32) -> Finding {
-    let others = LiveLevels::others_in_reach(level, &[pid.unsigned_abs()]);
+fn alone(level: Level, window: &CategorySet, pid: i32) -> Finding {
+    let others = others_in_reach(level, window, &[pid.unsigned_abs()]);
     let seen: Vec<String> = others.iter().take(8).map(|(pid, context)| format!("{pid} ({context})")).collect();
     Finding {
         layer: Layer::Selinux.to_string(),

@@ -36,8 +36,8 @@ fn parse(text: &str) -> Result<HostConfig, StepFailed> {
     if config.uid_first < 1000 || config.uid_last < config.uid_first {
         return Err(StepFailed::because(STAGE, "uid_first and uid_last must be a range of uids of 1000 and up"));
     }
-    if !config.run_dir.is_absolute() || !config.state_dir.is_absolute() {
-        return Err(StepFailed::because(STAGE, "run_dir and state_dir must be absolute paths"));
+    if ![&config.run_dir, &config.state_dir].into_iter().chain(&config.image_dirs).all(|dir| dir.is_absolute()) {
+        return Err(StepFailed::because(STAGE, "run_dir, state_dir and image_dirs must be absolute paths"));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let parent = &config.cgroup_parent;
@@ -58,6 +58,7 @@ mod tests {
             "uid_first = 0",
             "uid_first = 2000\nuid_last = 1999",
             "run_dir = 'x'",
+            "image_dirs = ['x']",
             "cgroup_parent = '../x'",
             "cgroup_parent = ''",
             "surprise = 1",

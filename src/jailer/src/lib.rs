@@ -19,6 +19,7 @@ mod facts;
 mod guest;
 mod input;
 mod labels;
+mod lease;
 mod policy;
 mod repair;
 mod run;

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use casemate_confine::cgroup::{self, Cgroup};
 use casemate_label::{
-    CategorySet, Context, Intent, Journal, LabelClass, Ledger, Level, LiveLevels, Owner, Profile, Relabeler, UidRange,
-    UndoOutcome, Undoer, VerifiedProc, mode,
+    Context, Intent, Journal, LabelClass, Ledger, Level, Owner, Profile, Relabeler, UndoOutcome, Undoer, VerifiedProc,
+    Window,
 };
 use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, Plan, Step, names};
 use casemate_spec::{Posture, SandboxId};
@@ -30,11 +30,14 @@ pub struct Start {
     pub dir: SandboxDir,
     pub name: SandboxId,
     pub journal: Journal,
-    ledger: Ledger,
+    pub(crate) ledger: Ledger,
     pub(crate) relabeler: Relabeler,
+    pub(crate) config: HostConfig,
     pub uid: Option<u32>,
     /// What only this sandbox has: a leased pair, or the level that its user fixed.
     pub level: Option<Level>,
+    /// What the caller may lease pairs from.
+    pub window: Window,
     /// The runner's label.
     pub label: Option<Context>,
     /// Descriptors for the runner, by name.
@@ -83,8 +86,10 @@ impl Start {
             journal,
             ledger,
             relabeler: Relabeler::new(profile),
+            config: config.clone(),
             uid: None,
             level: None,
+            window: Window::ALL,
             label: None,
             fds: BTreeMap::new(),
             labels: Vec::new(),
@@ -110,8 +115,8 @@ impl Start {
         match &step.action {
             Action::ReserveName { .. } => Ok(()),
             Action::LeaseUid { first, last } => self.lease_uid(step, *first, *last),
-            Action::LeaseMcs => self.lease_pair(step),
-            Action::LeaseLevel { level, shared } => self.lease_level(step, level, *shared),
+            Action::LeaseMcs => self.lease_pair(step, plan),
+            Action::LeaseLevel { level, shared } => self.lease_level(step, plan, level, *shared),
             Action::OpenFile { fd, path, kind, access } => self.open(step, fd, path, *kind, *access),
             Action::LockImage { fd, exclusive } => self.lock(step, fd, *exclusive),
             Action::Relabel { fd, class, choice } => self.relabel(step, fd, *class, choice),
@@ -120,43 +125,6 @@ impl Start {
             Action::CreateCgroup(cgroup) => self.create_cgroup(step, cgroup),
             _ => Err(StepFailed::at_because(step, "this is not a step of the jailer's")),
         }
-    }
-
-    fn lease_uid(&mut self, step: &Step, first: u32, last: u32) -> Result<(), StepFailed> {
-        let owner = self.journal.owner().clone();
-        let range = UidRange { first, count: last - first + 1 };
-        let (uid, lease) = self.ledger.lease_uid(&owner, range).map_err(|e| StepFailed::at(step, e))?;
-        self.uid = Some(uid);
-        self.note(step, Intent::Lease { lease: lease.key })
-    }
-
-    fn lease_pair(&mut self, step: &Step) -> Result<(), StepFailed> {
-        let owner = self.journal.owner().clone();
-        let own = VerifiedProc::open_host().and_then(|proc| proc.own_label()).map_err(|e| StepFailed::at(step, e))?;
-        let window = own.range().map_or(CategorySet::ALL, |range| range.high().categories);
-        let (pair, lease) =
-            self.ledger.lease_pair(&owner, &window, &LiveLevels::scan()).map_err(|e| StepFailed::at(step, e))?;
-        self.level = Some(pair.level());
-        let label = self.relabeler.profile().runner_label(&own, pair);
-        self.relabeler.judge_for(label.clone());
-        self.label = Some(label);
-        self.note(step, Intent::Lease { lease: lease.key })
-    }
-
-    fn lease_level(&mut self, step: &Step, level: &str, shared: bool) -> Result<(), StepFailed> {
-        let level: Level = level.parse().map_err(|e| StepFailed::at(step, e))?;
-        let own = VerifiedProc::open_host().and_then(|proc| proc.own_label()).map_err(|e| StepFailed::at(step, e))?;
-        let label = self.relabeler.profile().runner_label(&own, level);
-        if !mode::accepts(&label).map_err(|e| StepFailed::at(step, e))? {
-            return Err(StepFailed::at_because(step, format!("the loaded policy does not accept {label}")));
-        }
-        let owner = self.journal.owner().clone();
-        let live = LiveLevels::scan();
-        let lease = self.ledger.lease_static(&owner, &level, shared, &live).map_err(|e| StepFailed::at(step, e))?;
-        self.level = Some(level);
-        self.relabeler.judge_for(label.clone());
-        self.label = Some(label);
-        self.note(step, Intent::Lease { lease: lease.key })
     }
 
     /// Writes the runner down as soon as its pid is known, so that `repair` finds it.
@@ -169,7 +137,7 @@ impl Start {
 
     /// A lease is atomic in the ledger and names its owner, so the journal may follow it: a crash in between leaves a
     /// lease of a dead owner, which `repair` and the next allocation drop.
-    fn note(&mut self, step: &Step, intent: Intent) -> Result<(), StepFailed> {
+    pub(crate) fn note(&mut self, step: &Step, intent: Intent) -> Result<(), StepFailed> {
         let number = self.journal.intend(intent).map_err(|e| StepFailed::at(step, e))?;
         self.journal.done(number).map_err(|e| StepFailed::at(step, e))
     }

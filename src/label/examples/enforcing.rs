@@ -177,15 +177,19 @@ fn transition(t: &mut Tally, b: &Bench, dir: &Path, a: CategoryPair) -> Result<(
     t.equal("the runner's label seen from outside", found, runner.clone());
     t.check(
         "nobody else is in reach of the pair",
-        LiveLevels::others_in_reach(a, &[run.child.id()]).is_empty(),
+        others_in_reach(a, &CategorySet::ALL, &[run.child.id()]).is_empty(),
         "somebody is",
     );
     t.check(
         "the runner itself is found by its level",
-        LiveLevels::others_in_reach(a, &[]).iter().any(|(pid, _)| *pid == run.child.id()),
+        others_in_reach(a, &CategorySet::ALL, &[]).iter().any(|(pid, _)| *pid == run.child.id()),
         "it is not",
     );
-    t.check("a running pair is in the live levels", LiveLevels::scan().conflicts(&a.set()), "it is not");
+    t.check(
+        "a running pair is in the live levels",
+        InUse::survey(&Sources::host()).in_reach_of(&a.set()).next().is_some(),
+        "it is not",
+    );
     let Run { mut child, answers } = run;
     drop(answers);
     child.wait()?;
@@ -203,7 +207,7 @@ fn transition(t: &mut Tally, b: &Bench, dir: &Path, a: CategoryPair) -> Result<(
 fn life(t: &mut Tally, b: &Bench, dir: &Path, run_dir: &Path) -> Result<()> {
     let relabeler = Relabeler::new(b.profile.clone());
     let ledger = Ledger::open(run_dir)?;
-    let live = LiveLevels::scan();
+    let live = InUse::survey(&Sources::host());
     let names = ["a.raw", "b.raw", "kernel"];
     let read = |name: &str| -> Result<Option<Context>> {
         let f = File::open(dir.join(name))?;

@@ -147,6 +147,10 @@ impl CategorySet {
         self.0[usize::from(c.0) / 64] |= 1 << (c.0 % 64);
     }
 
+    pub fn remove(&mut self, c: Category) {
+        self.0[usize::from(c.0) / 64] &= !(1 << (c.0 % 64));
+    }
+
     pub fn contains(&self, c: Category) -> bool {
         self.0[usize::from(c.0) / 64] & (1 << (c.0 % 64)) != 0
     }
@@ -174,8 +178,29 @@ impl CategorySet {
         self.is_subset(other) || other.is_subset(self)
     }
 
+    /// In ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Category> + '_ {
-        (0..CATEGORIES).map(Category).filter(|c| self.contains(*c))
+        self.0.iter().enumerate().flat_map(|(at, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as u16;
+                left &= left.wrapping_sub(1);
+                (bit < 64).then(|| Category(at as u16 * 64 + bit))
+            })
+        })
+    }
+
+    pub fn union(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+
+    /// What is in `self` and not in `other`.
+    pub fn without(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] & !other.0[i]))
+    }
+
+    pub fn first(&self) -> Option<Category> {
+        self.iter().next()
     }
 
     /// `cA` or `cA.cB`, comma-separated, as the kernel prints and reads them.
@@ -242,7 +267,8 @@ impl fmt::Debug for CategorySet {
 }
 
 /// A sensitivity and its categories, `s0:c1,c2`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Level {
     pub sensitivity: u16,
     pub categories: CategorySet,
@@ -281,6 +307,19 @@ impl FromStr for Level {
             return Err(bad());
         }
         Ok(Self { sensitivity: digits.parse().map_err(|_| bad())?, categories: cats })
+    }
+}
+
+impl TryFrom<String> for Level {
+    type Error = ContextError;
+    fn try_from(s: String) -> Result<Self, ContextError> {
+        s.parse()
+    }
+}
+
+impl From<Level> for String {
+    fn from(level: Level) -> String {
+        level.to_string()
     }
 }
 

@@ -150,6 +150,12 @@ impl VerifiedProc {
         self.required("thread-self/attr/current")
     }
 
+    /// The label that the calling process had before its last exec: its caller's, in whose name it acts. The kernel
+    /// writes it (`attr/prev`), so it is no claim.
+    pub fn callers_label(&self) -> Result<Context, ProcError> {
+        self.required("thread-self/attr/prev")
+    }
+
     /// The label of process `pid`, as numbered in the pid namespace of this procfs. The
     /// caller holds a pidfd and checks it afterwards, so that the pid was not reused.
     pub fn label_of(&self, pid: u32) -> Result<Context, ProcError> {

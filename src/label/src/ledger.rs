@@ -1,31 +1,38 @@
-//! The host-wide ledger of leases: MCS pairs, static levels and uids.
+//! The host-wide ledger of leases: MCS pairs, fixed levels and uids.
 //!
-//! Trust: RUN/leases is root's alone. Its names are the truth: a lease *is* the file
-//! `mcs/c<low>,c<high>`, `uid/<uid>` or `static/<sandbox>`, made with its contents in one
-//! atomic rename, so two allocators can never both have it, whatever else goes wrong.
-//! A flock serialises what a single rename cannot: the check against static levels, and
+//! Trust: RUN/leases is root's alone. Its *names* are the truth: a lease is the file `mcs/c<low>,c<high>`, `uid/<uid>` or
+//! `static/<sandbox>=<level>`, made with its contents in one atomic rename, so two allocators can never both have it,
+//! whatever else goes wrong, and everything that a conflict is judged by is read with one listing of a directory.
+//! A flock serialises what a single rename cannot: the check against other levels, and
 //! taking a dead owner's lease away. Called by the jailer (start, end, repair).
 //!
-//! A pair is never equal to, a subset or a superset of a level in use: ours, a static one,
-//! or that of any live process of any manager (libvirt, podman, an administrator).
+//! A pair is never equal to, a subset or a superset of a level in use: ours, a fixed one,
+//! or what [`InUse`] found with any other manager, process or file.
+//!
+//! Cost of a pair: some random candidates, each one stat; then, in a window that is nearly full, the names are listed,
+//! the free pairs counted and one of them taken. It never searches, and it never tries twice.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::RenameFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::context::{Category, CategoryPair, CategorySet, Level};
-use crate::live::LiveLevels;
+use crate::context::{CategoryPair, CategorySet, Level};
+use crate::in_use::{Holder, InUse};
+pub use crate::lease_key::LeaseKey;
+use crate::ledger_files::Files;
 use crate::owner::Owner;
+use crate::pairs::Occupied;
+use crate::random;
 
-/// Random candidates tried before the window is walked from a random place.
-const RANDOM_TRIES: usize = 64;
+/// Random candidates tried, each by one stat, before the ledger's names are listed.
+const RANDOM_TRIES: usize = 32;
 /// libvirt's floor: fewer categories leave too few pairs to be worth the name.
 pub const MIN_WINDOW: usize = 8;
 pub const DEFAULT_UIDS: UidRange = UidRange { first: 10_000_000, count: 65_536 };
+const KINDS: [&str; 3] = ["mcs", "uid", "static"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -33,47 +40,32 @@ pub enum LedgerError {
     Io { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("{0} must be a directory of root with no access for others; remove it or fix its mode")]
     Untrusted(PathBuf),
-    #[error("the category window {0} has fewer than {MIN_WINDOW} categories")]
+    #[error(
+        "the caller's categories {0} are fewer than {MIN_WINDOW}, too few to lease pairs from; start from a wider range"
+    )]
     NarrowWindow(String),
-    #[error("all MCS pairs of the window {window} are in use ({ours} by Casemate); stop sandboxes or widen the window")]
-    NoPair { window: String, ours: usize },
-    #[error("all {count} uids from {first} are leased; stop sandboxes or configure a wider range")]
-    NoUid { first: u32, count: u32 },
+    #[error("all {pairs} MCS pairs of the window {window} are in use, {who}; {remedy}")]
+    NoPair { window: String, pairs: usize, who: String, remedy: &'static str },
+    #[error("all {count} uids from {first} are in use, {leased} of them leased; {remedy}")]
+    NoUid { first: u32, count: u32, leased: usize, remedy: &'static str },
     #[error("the uid range {first} with {count} uids holds uid 0 to 999 or wraps around")]
     BadUids { first: u32, count: u32 },
-    #[error("level {level} is already reserved by {by}")]
-    Reserved { level: String, by: String },
+    #[error("level {level} is within reach of {other}, in use by {by}; choose another, or stop that one")]
+    Reserved { level: String, other: String, by: String },
+    #[error("level {0} cannot be reserved: {1}")]
+    BadLevel(String, &'static str),
     #[error("{0:?} cannot name a lease")]
     BadName(String),
     #[error("lease {key} belongs to {by}, not to {asked}")]
-    NotOwner { key: LeaseKey, by: Owner, asked: String },
+    NotOwner { key: String, by: Owner, asked: String },
+    #[error(
+        "{key} is claimed by {claims}, and {other} is held by {holds}: two living sandboxes that nothing keeps apart; stop one of them"
+    )]
+    Duplicate { key: String, claims: String, other: String, holds: String },
 }
 
-/// What is leased.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LeaseKey {
-    Pair(CategoryPair),
-    Uid(u32),
-    /// A level that the user fixed; named by sandbox, because levels may overlap on request.
-    Static(String),
-}
-
-impl LeaseKey {
-    fn file(&self) -> String {
-        match self {
-            Self::Pair(p) => format!("mcs/{p}"),
-            Self::Uid(u) => format!("uid/{u}"),
-            Self::Static(s) => format!("static/{s}"),
-        }
-    }
-}
-
-impl std::fmt::Display for LeaseKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.file())
-    }
-}
+const REMEDY: &str = "stop sandboxes, let `casemate repair` take the leases of dead ones back (`casemate labels` lists them), \
+                      or start from a wider range";
 
 /// A lease that is held. Dropping it releases nothing: leases outlive the code that took
 /// them, and are released by name once every object is restored.
@@ -81,9 +73,6 @@ impl std::fmt::Display for LeaseKey {
 pub struct Lease {
     pub key: LeaseKey,
     pub owner: Owner,
-    /// The level, for a static lease.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub level: Option<String>,
     /// Seconds since the epoch.
     pub since: u64,
 }
@@ -94,149 +83,253 @@ pub struct UidRange {
     pub count: u32,
 }
 
+/// What taking a living sandbox's lease up again came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readopted {
+    /// It was there.
+    Held,
+    /// It had been lost, and is there again.
+    Recreated,
+    /// A dead owner's name stood on it.
+    TakenFrom(Owner),
+}
+
 /// The ledger under RUN/leases.
 #[derive(Debug)]
 pub struct Ledger {
-    dir: OwnedFd,
-    path: PathBuf,
+    files: Files,
 }
-
-/// The ledger's lock, held while this lives.
-struct Locked(#[allow(dead_code)] OwnedFd);
 
 impl Ledger {
     /// Opens RUN/leases and makes what is missing. RUN itself must exist.
     pub fn open(run_dir: &Path) -> Result<Self, LedgerError> {
-        let path = run_dir.join("leases");
-        let run = open_dir(rustix::fs::CWD, run_dir, run_dir)?;
-        let dir = make_dir(run.as_fd(), "leases", &path)?;
-        for kind in ["mcs", "uid", "static", "tmp"] {
-            make_dir(dir.as_fd(), kind, &path.join(kind))?;
-        }
-        Ok(Self { dir, path })
+        Ok(Self { files: Files::open(run_dir, &KINDS)? })
     }
 
-    /// Leases a pair from `window`, apart from every level in `live` and in this ledger.
+    /// Leases a pair from `window`, out of reach of every level in `in_use` and in this ledger. Uniform among the free.
     pub fn lease_pair(
         &self,
         owner: &Owner,
         window: &CategorySet,
-        live: &LiveLevels,
+        in_use: &InUse,
     ) -> Result<(CategoryPair, Lease), LedgerError> {
-        let categories: Vec<Category> = window.iter().collect();
+        let categories: Vec<_> = window.iter().collect();
         if categories.len() < MIN_WINDOW {
             return Err(LedgerError::NarrowWindow(window.to_string()));
         }
-        let _lock = self.lock()?;
-        let fixed: Vec<CategorySet> = self.static_levels()?.into_iter().map(|(_, l)| l.categories).collect();
-        let free = |p: &CategoryPair| {
-            !live.conflicts(&p.set()) && !fixed.iter().any(|s| !s.is_empty() && s.comparable(&p.set()))
-        };
-        for pair in candidates(&categories) {
-            if !free(&pair) {
-                continue;
-            }
-            if let Some(lease) = self.try_take(LeaseKey::Pair(pair), owner, None)? {
+        let mut taken = Occupied::default();
+        in_use.occupy(window, &mut taken);
+        let _lock = self.files.lock()?;
+        self.occupy("static", &mut taken)?;
+        let any = || categories[random::below(categories.len() as u32) as usize];
+        for _ in 0..RANDOM_TRIES {
+            let Ok(pair) = CategoryPair::new(any(), any()) else { continue };
+            if taken.is_free(pair)
+                && let Some(lease) = self.try_take(LeaseKey::Pair(pair), owner)?
+            {
                 return Ok((pair, lease));
             }
         }
-        Err(LedgerError::NoPair { window: window.to_string(), ours: self.list_kind("mcs")?.len() })
+        self.occupy("mcs", &mut taken)?;
+        let free = u32::try_from(taken.free(window)).unwrap_or(u32::MAX);
+        let chosen = (free > 0).then(|| taken.nth_free(window, random::below(free) as usize)).flatten();
+        let lease = chosen.map(|pair| self.try_take(LeaseKey::Pair(pair), owner)).transpose()?.flatten();
+        match (chosen, lease) {
+            (Some(pair), Some(lease)) => Ok((pair, lease)),
+            _ => Err(self.no_pair(window, in_use)?),
+        }
     }
 
-    /// Leases a uid, chosen at random so that one is not reused soon.
+    /// Who has the pairs of the window.
+    fn no_pair(&self, window: &CategorySet, in_use: &InUse) -> Result<LedgerError, LedgerError> {
+        let touches = |set: CategorySet| window.iter().any(|c| set.contains(c));
+        let mut leases = Vec::new();
+        for key in self.keys("mcs")?.into_iter().chain(self.keys("static")?) {
+            if key.categories().is_some_and(touches) {
+                leases.extend(self.files.read(&key.file())?);
+            }
+        }
+        let dead = leases.iter().filter(|lease| !lease.owner.is_alive()).count();
+        let mut who = format!("{} by sandboxes of Casemate", leases.len());
+        let names: Vec<&str> = leases.iter().take(4).map(|lease| lease.owner.sandbox.as_str()).collect();
+        if !names.is_empty() {
+            who += &format!(" ({}{})", names.join(", "), if leases.len() > 4 { ", ..." } else { "" });
+        }
+        if dead > 0 {
+            who += &format!(", {dead} of which are dead");
+        }
+        let others: Vec<_> = in_use.within(window).filter(|found| touches(found.categories())).collect();
+        if !others.is_empty() {
+            let named: Vec<String> = others.iter().take(4).map(ToString::to_string).collect();
+            who += &format!(
+                ", {} by others ({}{})",
+                others.len(),
+                named.join("; "),
+                if others.len() > 4 { "; ..." } else { "" }
+            );
+        }
+        let n = window.len();
+        Ok(LedgerError::NoPair { window: window.to_string(), pairs: n * (n - 1) / 2, who, remedy: REMEDY })
+    }
+
+    /// Leases a uid that no process has, chosen at random so that one is not reused soon.
     pub fn lease_uid(&self, owner: &Owner, range: UidRange) -> Result<(u32, Lease), LedgerError> {
         let UidRange { first, count } = range;
         // u32::MAX is "no change" to chown and setresuid
         if first < 1000 || count == 0 || first.checked_add(count).is_none() {
             return Err(LedgerError::BadUids { first, count });
         }
-        let _lock = self.lock()?;
-        let start = random_below(count);
-        for i in 0..count {
-            let offset = ((u64::from(start) + u64::from(i)) % u64::from(count)) as u32;
-            let uid = first + offset;
-            if let Some(lease) = self.try_take(LeaseKey::Uid(uid), owner, None)? {
+        let _lock = self.files.lock()?;
+        for _ in 0..RANDOM_TRIES {
+            let uid = first + random::below(count);
+            if let Some(lease) = self.try_uid(uid, owner)? {
                 return Ok((uid, lease));
             }
         }
-        Err(LedgerError::NoUid { first, count })
+        let leased: HashSet<u32> = self
+            .keys("uid")?
+            .into_iter()
+            .filter_map(|key| if let LeaseKey::Uid(uid) = key { Some(uid) } else { None })
+            .collect();
+        let start = random::below(count);
+        for i in 0..count {
+            let uid = first + ((u64::from(start) + u64::from(i)) % u64::from(count)) as u32;
+            if !leased.contains(&uid)
+                && let Some(lease) = self.try_uid(uid, owner)?
+            {
+                return Ok((uid, lease));
+            }
+        }
+        let remedy =
+            "stop sandboxes, let `casemate repair` take the leases of dead ones back, or widen uid_first to uid_last";
+        Err(LedgerError::NoUid { first, count, leased: leased.len(), remedy })
     }
 
-    /// Reserves a level that the user fixed. `shared` allows it beside equal levels (a pod).
+    fn try_uid(&self, uid: u32, owner: &Owner) -> Result<Option<Lease>, LedgerError> {
+        // getpriority(2) of a user: ESRCH when no process has that real uid, so a lease that was lost harms nobody
+        let used = rustix::process::getpriority_user(rustix::process::Uid::from_raw(uid)).is_ok();
+        if used { Ok(None) } else { self.try_take(LeaseKey::Uid(uid), owner) }
+    }
+
+    /// Reserves a level that the user fixed, as it is. `shared` allows it beside equal levels (a group); beside a level
+    /// that only overlaps it is refused in any case. Returns what there is to warn of, too.
     pub fn lease_static(
         &self,
         owner: &Owner,
         level: &Level,
         shared: bool,
-        live: &LiveLevels,
-    ) -> Result<Lease, LedgerError> {
-        if owner.sandbox.is_empty() || owner.sandbox.starts_with('.') || owner.sandbox.contains('/') {
-            return Err(LedgerError::BadName(owner.sandbox.clone()));
+        in_use: &InUse,
+    ) -> Result<(Lease, Vec<String>), LedgerError> {
+        let set = level.categories;
+        if set.is_empty() {
+            return Err(LedgerError::BadLevel(
+                level.to_string(),
+                "without a category every sandbox reaches it; name two or more",
+            ));
         }
-        let _lock = self.lock()?;
-        if !shared {
-            let taken = |by: String| LedgerError::Reserved { level: level.to_string(), by };
-            if live.conflicts(&level.categories) {
-                return Err(taken("a running process".into()));
-            }
-            for (lease, other) in self.static_levels()? {
-                if other.categories.comparable(&level.categories) {
-                    return Err(taken(lease.owner.to_string()));
+        if set == CategorySet::ALL {
+            return Err(LedgerError::BadLevel(
+                level.to_string(),
+                "with all categories it reaches every other guest; name two or more",
+            ));
+        }
+        let key = LeaseKey::Static { sandbox: owner.sandbox.clone(), level: *level, shared };
+        let bad = owner.sandbox.is_empty() || owner.sandbox.starts_with('.') || owner.sandbox.contains(['/', '=']);
+        if bad || key.file().len() > 200 {
+            return Err(LedgerError::BadName(key.file()));
+        }
+        let reserved = |other: String, by: String| LedgerError::Reserved { level: level.to_string(), other, by };
+        let _lock = self.files.lock()?;
+        let mut warnings = Vec::new();
+        for found in in_use.in_reach_of(&set) {
+            match &found.holder {
+                Holder::File { path } => {
+                    warnings.push(format!("{} carries {}, in reach of the level {level}", path.display(), found.label));
                 }
-            }
-            for lease in self.list_kind("mcs")? {
-                let LeaseKey::Pair(p) = lease.key else { continue };
-                if p.set().comparable(&level.categories) {
-                    return Err(taken(lease.owner.to_string()));
-                }
+                _ if shared && found.categories() == set => {}
+                holder => return Err(reserved(found.label.to_string(), holder.to_string())),
             }
         }
-        let key = LeaseKey::Static(owner.sandbox.clone());
-        self.try_take(key, owner, Some(level.to_string()))?
-            .ok_or_else(|| LedgerError::Reserved { level: level.to_string(), by: owner.to_string() })
+        for other in self.keys("static")?.into_iter().chain(self.keys("mcs")?) {
+            if !other.compatible(&key)
+                && let Some(lease) = self.files.read(&other.file())?
+            {
+                return Err(reserved(other.to_string(), lease.owner.to_string()));
+            }
+        }
+        if set.len() == 1 {
+            warnings.push(format!("level {level} has one category: another manager's pair that holds it reaches it"));
+        }
+        let lease = self.try_take(key, owner)?.ok_or_else(|| reserved(level.to_string(), owner.to_string()))?;
+        Ok((lease, warnings))
     }
 
     /// Gives a lease back. The owner is compared, so nobody's newer lease is taken away.
     /// False when it was gone already.
     pub fn release(&self, key: &LeaseKey, owner: &Owner) -> Result<bool, LedgerError> {
-        let _lock = self.lock()?;
-        let Some(lease) = self.read(&key.file())? else { return Ok(false) };
+        let _lock = self.files.lock()?;
+        let Some(lease) = self.files.read(&key.file())? else { return Ok(false) };
         if lease.owner != *owner {
-            return Err(LedgerError::NotOwner { key: key.clone(), by: lease.owner, asked: owner.to_string() });
+            return Err(LedgerError::NotOwner { key: key.to_string(), by: lease.owner, asked: owner.to_string() });
         }
-        self.remove(&key.file())
+        self.files.remove(&key.file())
     }
 
-    /// Binds a lease to another process, after the holder of the sandbox restarted.
-    pub fn adopt(&self, key: &LeaseKey, from: &Owner, to: &Owner) -> Result<Lease, LedgerError> {
-        let _lock = self.lock()?;
-        let not_owner = |by: Owner| LedgerError::NotOwner { key: key.clone(), by, asked: from.to_string() };
-        let Some(mut lease) = self.read(&key.file())? else { return Err(not_owner(to.clone())) };
-        if lease.owner != *from {
-            return Err(not_owner(lease.owner));
+    /// Takes a living sandbox's lease up again from what its journal says, if the ledger lost it. Another living
+    /// sandbox that has the same, or something in reach, is an error that names both: nothing is changed then.
+    pub fn readopt(&self, key: &LeaseKey, owner: &Owner) -> Result<Readopted, LedgerError> {
+        let _lock = self.files.lock()?;
+        let duplicate = |other: &LeaseKey, holds: Owner| LedgerError::Duplicate {
+            key: key.to_string(),
+            claims: owner.to_string(),
+            other: other.to_string(),
+            holds: holds.to_string(),
+        };
+        let mut result = Readopted::Recreated;
+        if let Some(lease) = self.files.read(&key.file())? {
+            if lease.owner == *owner {
+                return Ok(Readopted::Held);
+            }
+            if lease.owner.is_alive() {
+                return Err(duplicate(key, lease.owner));
+            }
+            result = Readopted::TakenFrom(lease.owner);
         }
-        lease.owner = to.clone();
-        self.write(&key.file(), &lease, RenameFlags::empty())?;
-        Ok(lease)
+        for other in KINDS.into_iter().map(|kind| self.keys(kind)).collect::<Result<Vec<_>, _>>()?.concat() {
+            if other == *key || other.compatible(key) {
+                continue;
+            }
+            if let Some(lease) = self.files.read(&other.file())?.filter(|lease| lease.owner.is_alive()) {
+                return Err(duplicate(&other, lease.owner));
+            }
+        }
+        let lease = Lease { key: key.clone(), owner: owner.clone(), since: now() };
+        self.files.write(&key.file(), &lease, RenameFlags::empty())?;
+        Ok(result)
     }
 
     /// Every lease, living or dead.
     pub fn list(&self) -> Result<Vec<Lease>, LedgerError> {
         let mut all = Vec::new();
-        for kind in ["mcs", "uid", "static"] {
-            all.extend(self.list_kind(kind)?);
+        for kind in KINDS {
+            for key in self.keys(kind)? {
+                // one that vanished meanwhile was released
+                all.extend(self.files.read(&key.file())?);
+            }
         }
         Ok(all)
     }
 
     /// Drops the leases of dead owners for whom `restored` says that every object was given
-    /// back: a pair may not be used again while a file still carries it.
+    /// back: a pair may not be used again while a file still carries it. Sweeps what killed allocators left half made.
     pub fn drop_dead(&self, mut restored: impl FnMut(&Lease) -> bool) -> Result<Vec<Lease>, LedgerError> {
-        let _lock = self.lock()?;
+        let _lock = self.files.lock()?;
+        self.files.sweep()?;
         let mut dropped = Vec::new();
-        for kind in ["mcs", "uid", "static"] {
-            for lease in self.list_kind(kind)? {
-                if !lease.owner.is_alive() && restored(&lease) && self.remove(&lease.key.file())? {
+        for kind in KINDS {
+            for key in self.keys(kind)? {
+                let Some(lease) = self.files.read(&key.file())? else { continue };
+                if !lease.owner.is_alive() && restored(&lease) && self.files.remove(&key.file())? {
                     dropped.push(lease);
                 }
             }
@@ -244,151 +337,34 @@ impl Ledger {
         Ok(dropped)
     }
 
-    fn lock(&self) -> Result<Locked, LedgerError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd =
-            rustix::fs::openat(&self.dir, "lock", flags, Mode::from(0o600)).map_err(|e| self.io("open", "lock", e))?;
-        rustix::fs::flock(&fd, FlockOperation::LockExclusive).map_err(|e| self.io("lock", "lock", e))?;
-        Ok(Locked(fd))
-    }
-
-    fn try_take(&self, key: LeaseKey, owner: &Owner, level: Option<String>) -> Result<Option<Lease>, LedgerError> {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let lease = Lease { key, owner: owner.clone(), level, since };
-        let file = lease.key.file();
+    fn try_take(&self, key: LeaseKey, owner: &Owner) -> Result<Option<Lease>, LedgerError> {
+        let file = key.file();
         // the common conflict costs one stat, not a temporary file
-        if rustix::fs::statat(&self.dir, &file, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        if self.files.exists(&file) {
             return Ok(None);
         }
-        match self.write(&file, &lease, RenameFlags::NOREPLACE) {
+        let lease = Lease { key, owner: owner.clone(), since: now() };
+        match self.files.write(&file, &lease, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(Some(lease)),
             Err(LedgerError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Contents first, then the name: nobody ever reads half a lease.
-    fn write(&self, file: &str, lease: &Lease, how: RenameFlags) -> Result<(), LedgerError> {
-        let temporary = format!("tmp/{}.{}", std::process::id(), random_below(u32::MAX));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from(0o600))
-            .map_err(|e| self.io("create", &temporary, e))?;
-        let mut out = File::from(fd);
-        let bytes = serde_json::to_vec(lease).expect("a lease of strings and numbers is JSON");
-        let done = out
-            .write_all(&bytes)
-            .and_then(|()| out.sync_all())
-            .map_err(|source| self.io_std("write", &temporary, source))
-            .and_then(|()| {
-                rustix::fs::renameat_with(&self.dir, &temporary, &self.dir, file, how)
-                    .map_err(|e| self.io("rename to", file, e))
-            });
-        if done.is_err() {
-            let _ = rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty());
-        }
-        done
+    /// The leases of a kind, by their names alone. A name that is none is not ours to judge: it fails.
+    fn keys(&self, kind: &str) -> Result<Vec<LeaseKey>, LedgerError> {
+        let names = self.files.names(kind)?;
+        names.iter().map(|name| LeaseKey::parse(kind, name).ok_or_else(|| LedgerError::BadName(name.clone()))).collect()
     }
 
-    fn read(&self, file: &str) -> Result<Option<Lease>, LedgerError> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = match rustix::fs::openat(&self.dir, file, flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(self.io("open", file, e)),
-        };
-        let mut bytes = Vec::new();
-        File::from(fd).take(65536).read_to_end(&mut bytes).map_err(|e| self.io_std("read", file, e))?;
-        let lease = serde_json::from_slice(&bytes).map_err(|e| self.io_std("parse", file, io::Error::other(e)))?;
-        Ok(Some(lease))
-    }
-
-    fn remove(&self, file: &str) -> Result<bool, LedgerError> {
-        match rustix::fs::unlinkat(&self.dir, file, AtFlags::empty()) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::NOENT) => Ok(false),
-            Err(e) => Err(self.io("remove", file, e)),
-        }
-    }
-
-    fn list_kind(&self, kind: &str) -> Result<Vec<Lease>, LedgerError> {
-        let fd = open_dir(self.dir.as_fd(), Path::new(kind), &self.path.join(kind))?;
-        let dir = rustix::fs::Dir::new(fd).map_err(|e| self.io("list", kind, e))?;
-        let mut all = Vec::new();
-        for entry in dir {
-            let entry = entry.map_err(|e| self.io("list", kind, e))?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if name.starts_with('.') {
-                continue;
-            }
-            // one that vanished meanwhile was released
-            all.extend(self.read(&format!("{kind}/{name}"))?);
-        }
-        Ok(all)
-    }
-
-    fn static_levels(&self) -> Result<Vec<(Lease, Level)>, LedgerError> {
-        let with_level = |lease: Lease| {
-            let level = lease.level.as_deref()?.parse().ok()?;
-            Some((lease, level))
-        };
-        Ok(self.list_kind("static")?.into_iter().filter_map(with_level).collect())
-    }
-
-    fn io(&self, verb: &'static str, file: &str, e: rustix::io::Errno) -> LedgerError {
-        self.io_std(verb, file, e.into())
-    }
-
-    fn io_std(&self, verb: &'static str, file: &str, source: io::Error) -> LedgerError {
-        LedgerError::Io { verb, path: self.path.join(file), source }
+    fn occupy(&self, kind: &str, taken: &mut Occupied) -> Result<(), LedgerError> {
+        self.keys(kind)?.iter().filter_map(LeaseKey::categories).for_each(|set| taken.add(&set));
+        Ok(())
     }
 }
 
-/// Uniform random pairs first; then every pair once, from a random one on. Bounded.
-fn candidates(categories: &[Category]) -> impl Iterator<Item = CategoryPair> + '_ {
-    let n = categories.len() as u32;
-    let pair = |i: u32, j: u32| CategoryPair::new(categories[i as usize], categories[j as usize]).ok();
-    let random = (0..RANDOM_TRIES).filter_map(move |_| pair(random_below(n), random_below(n)));
-    let (a, b) = (random_below(n), random_below(n));
-    let walk = (0..n).flat_map(move |i| (0..n).map(move |j| ((a + i) % n, (b + j) % n)));
-    random.chain(walk.filter(|(i, j)| i < j).filter_map(move |(i, j)| pair(i, j)))
-}
-
-/// Uniform below `n`, by rejection.
-fn random_below(n: u32) -> u32 {
-    let limit = u32::MAX - u32::MAX % n;
-    loop {
-        let mut bytes = [0; 4];
-        // getrandom gives up to 256 bytes whole once the pool is initialised
-        if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) != Ok(4) {
-            continue;
-        }
-        let value = u32::from_ne_bytes(bytes);
-        if value < limit {
-            return value % n;
-        }
-    }
-}
-
-fn open_dir(at: impl AsFd, name: &Path, shown: &Path) -> Result<OwnedFd, LedgerError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS)
-        .map_err(|e| LedgerError::Io { verb: "open", path: shown.into(), source: e.into() })
-}
-
-/// A directory that only its owner, who is us, can enter.
-fn make_dir(at: impl AsFd, name: &str, shown: &Path) -> Result<OwnedFd, LedgerError> {
-    match rustix::fs::mkdirat(&at, name, Mode::from(0o700)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(e) => return Err(LedgerError::Io { verb: "make", path: shown.into(), source: e.into() }),
-    }
-    let fd = open_dir(at, Path::new(name), shown)?;
-    let stat = rustix::fs::fstat(&fd).map_err(|e| LedgerError::Io {
-        verb: "look at",
-        path: shown.into(),
-        source: e.into(),
-    })?;
-    let mine = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0;
-    if mine { Ok(fd) } else { Err(LedgerError::Untrusted(shown.into())) }
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 #[cfg(test)]

@@ -10,8 +10,10 @@
 //! | `contexts` | the policy's own files: libvirt's and the container tools' types |
 //! | `families` | which family is taken, what it lacks and what it leaves open |
 //! | `mode` | what the loaded policy really separates: `probe()` |
-//! | `live` | levels of running processes |
-//! | `ledger` | leases: MCS pairs, uids, static levels |
+//! | `window` | which categories and sensitivity a caller may lease |
+//! | `in_use` | who has which level: `processes`, `libvirt`, `containers` (both by `managers`), `images` |
+//! | `pairs` | which pairs are out of reach of all of them |
+//! | `ledger`, `ledger_files`, `lease_key` | leases: MCS pairs, uids, fixed levels |
 //! | `relabel`, `guard`, `store` | labels on files: set |
 //! | `record`, `restore`, `fallback` | the owner record; labels given back |
 //! | `choice`, `judge` | labels that are asked for or cannot be changed: what the loaded policy makes of them |
@@ -21,19 +23,28 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod containers;
 pub mod context;
 pub mod contexts;
 pub mod exec_label;
 mod fallback;
 pub mod families;
 mod guard;
+mod images;
+pub mod in_use;
 pub mod journal;
 pub mod judge;
+mod lease_key;
 pub mod ledger;
-pub mod live;
+mod ledger_files;
+mod libvirt;
+mod managers;
 pub mod mode;
 pub mod owner;
+pub mod pairs;
+pub mod processes;
 pub mod profile;
+mod random;
 pub mod record;
 pub mod relabel;
 mod relabel_error;
@@ -41,17 +52,20 @@ pub mod restore;
 pub mod store;
 pub mod transaction;
 pub mod undo;
+pub mod window;
 
 pub use choice::{Ask, Choice};
 pub use context::{Category, CategoryPair, CategorySet, Context, ContextError, Level, Range};
 pub use exec_label::{ProcError, VerifiedProc};
 pub use families::{Chosen, ProfileName, choose};
+pub use in_use::{Found, Holder, InUse, Sources};
 pub use journal::{Intent, Journal, JournalError};
-pub use ledger::{DEFAULT_UIDS, Lease, LeaseKey, Ledger, LedgerError, UidRange};
-pub use live::LiveLevels;
+pub use ledger::{DEFAULT_UIDS, Lease, LeaseKey, Ledger, LedgerError, Readopted, UidRange};
 pub use mode::{SelinuxFacts, SelinuxMode, probe};
 pub use owner::Owner;
+pub use processes::others_in_reach;
 pub use profile::Profile;
 pub use relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler, Restored};
 pub use transaction::Transaction;
 pub use undo::{UndoOutcome, UndoReport, Undoer};
+pub use window::Window;

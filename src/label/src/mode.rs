@@ -220,11 +220,6 @@ pub fn probe_profile(profile: &Profile) -> SelinuxFacts {
     facts
 }
 
-/// Does the loaded policy accept the context? False where SELinux is off.
-pub fn accepts(context: &Context) -> io::Result<bool> {
-    Ok(SelinuxFs::open(Path::new(SELINUXFS))?.is_some_and(|fs| fs.is_valid(context)))
-}
-
 fn missing_types(fs: &SelinuxFs, profile: &Profile) -> Vec<String> {
     // with the role of objects every type makes a valid context, if the policy has it
     let known = |type_: &str| fs.is_valid(&profile.object(type_, Range::single(Level::S0)));

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::context::CategoryPair;
 use crate::context::CategorySet;
-use crate::live::LiveLevels;
+use crate::in_use::InUse;
 use crate::relabel::LabelClass;
 use crate::relabel::tests::{Memory, image, relabeler};
 use crate::transaction::Transaction;
@@ -42,7 +42,7 @@ fn everything_goes_in_reverse_and_a_second_undo_finds_nothing() {
     let mut w = world();
     let at = |n: &str| w.dir.path().join(n);
     let (jail, pid_file, socket) = (at("jail"), at("jail/pid"), at("jail/s.sock"));
-    let (pair, lease) = w.ledger.lease_pair(&w.owner, &CategorySet::ALL, &LiveLevels::none()).unwrap();
+    let (pair, lease) = w.ledger.lease_pair(&w.owner, &CategorySet::ALL, &InUse::none()).unwrap();
     let n = w.journal.intend(Intent::Lease { lease: lease.key }).unwrap();
     w.journal.done(n).unwrap();
     let n = w.journal.intend(Intent::Dir { path: jail.clone() }).unwrap();
@@ -126,7 +126,7 @@ fn a_replaced_image_is_left_and_a_moved_one_is_told() {
 fn a_lease_stays_while_its_label_could_not_be_restored() {
     let store = Memory::default();
     let mut w = world();
-    let (pair, lease) = w.ledger.lease_pair(&w.owner, &CategorySet::ALL, &LiveLevels::none()).unwrap();
+    let (pair, lease) = w.ledger.lease_pair(&w.owner, &CategorySet::ALL, &InUse::none()).unwrap();
     w.journal.intend(Intent::Lease { lease: lease.key }).unwrap();
     let r = relabeler(&store);
     let f = image(&store, Some("u:object_r:user_home_t:s0"));

@@ -15,6 +15,8 @@ pub struct HostConfig {
     pub run_dir: PathBuf,
     /// Kernels, images, caches.
     pub state_dir: PathBuf,
+    /// Directories where images lie, of whichever manager: no pair is leased that a file there carries.
+    pub image_dirs: Vec<PathBuf>,
     /// The least Landlock ABI that counts as a layer.
     pub landlock_floor: u32,
     /// Name of the parent cgroup, below each hierarchy's root.
@@ -28,6 +30,7 @@ impl Default for HostConfig {
             uid_last: 10_065_535,
             run_dir: "/run/casemate".into(),
             state_dir: "/var/lib/casemate".into(),
+            image_dirs: vec!["/var/lib/libvirt/images".into()],
             landlock_floor: 1,
             cgroup_parent: "casemate".into(),
         }

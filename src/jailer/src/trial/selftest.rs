@@ -9,7 +9,7 @@ use casemate_confine::cgroup::{self, Cgroup};
 use casemate_confine::controls::{self, Ground};
 use casemate_confine::trial::{Attempt, Outcome};
 use casemate_label::{
-    CategoryPair, CategorySet, LabelClass, Lease, Ledger, LiveLevels, Owner, Profile, UidRange, VerifiedProc,
+    CategoryPair, CategorySet, InUse, LabelClass, Lease, Ledger, Owner, Profile, Sources, UidRange, VerifiedProc,
 };
 use casemate_plan::{CgroupFacts, CgroupPlan, HostConfig, HostFacts, Layer, Rlimit, SelinuxMode};
 use casemate_sys::path::{self, OFlags};
@@ -117,7 +117,7 @@ impl Bench {
     }
 
     fn lease_pair(&mut self) -> Result<CategoryPair, StepFailed> {
-        let leased = self.ledger.lease_pair(&self.owner, &CategorySet::ALL, &LiveLevels::scan());
+        let leased = self.ledger.lease_pair(&self.owner, &CategorySet::ALL, &InUse::survey(&Sources::host()));
         let (pair, lease) = leased.map_err(|e| StepFailed::stage(STEP, e))?;
         self.leases.push(lease);
         Ok(pair)
