@@ -8,8 +8,8 @@ use std::path::Path;
 
 use casemate_confine::cgroup::{self, Cgroup};
 use casemate_label::{
-    Context, Intent, Journal, LabelClass, Ledger, Level, Owner, Profile, Relabeler, UndoOutcome, Undoer, VerifiedProc,
-    Window,
+    Attribute, Context, Intent, Journal, LabelClass, Ledger, Level, Owner, Profile, Relabeler, UndoOutcome, Undoer,
+    VerifiedProc, Window,
 };
 use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, Plan, Step, names};
 use casemate_spec::{Posture, SandboxId};
@@ -181,7 +181,7 @@ impl Start {
     fn create_logs(&mut self, step: &Step) -> Result<(), StepFailed> {
         let names = names::CONSOLE_LOG.into_iter().chain(names::OUTPUT_LOG);
         let label = self.log_label();
-        with_label(VerifiedProc::set_create_label, label.as_ref(), || {
+        with_label(Attribute::File, label.as_ref(), || {
             for name in names {
                 let fd = self.dir.create(name)?;
                 self.fds.insert(name.into(), fd);
@@ -200,15 +200,14 @@ impl Start {
         let failed = |e: &dyn std::error::Error| StepFailed::at_because(step, crate::error::sentence(e));
         // The runner's sockets carry its label: MCS keeps it from one with the jailer's.
         let label = self.label.as_ref();
-        let (ours, theirs) =
-            with_label(VerifiedProc::set_socket_label, label, || Channel::pair().map_err(|e| failed(&e)))?;
+        let (ours, theirs) = with_label(Attribute::Socket, label, || Channel::pair().map_err(|e| failed(&e)))?;
         self.runner = Some(ours);
         self.fds.insert(names::WARDEN.into(), theirs);
         let path = self.dir.path().join(CONTROL);
         let control = seqpacket::listen(&path, 16).map_err(|e| failed(&e))?;
         self.control = Some(control);
         if plan.fds.get(names::VSOCK).is_some() {
-            let listener = with_label(VerifiedProc::set_socket_label, label, || {
+            let listener = with_label(Attribute::Socket, label, || {
                 listen_stream(&self.dir.path().join(VSOCK)).map_err(|e| failed(&e))
             })?;
             self.fds.insert(names::VSOCK.into(), listener);
@@ -267,19 +266,19 @@ pub fn undo_journal(ledger: &Ledger, relabeler: &Relabeler, journal: &mut Journa
     }
 }
 
-/// Runs `make` with the label that new files, or new sockets, get; clears it whatever happens.
+/// Runs `make` with the label that new files, or new sockets, get; the attribute is cleared whatever happens.
 fn with_label<T>(
-    set: fn(&VerifiedProc, Option<&Context>) -> Result<(), casemate_label::ProcError>,
+    attribute: Attribute,
     label: Option<&Context>,
     make: impl FnOnce() -> Result<T, StepFailed>,
 ) -> Result<T, StepFailed> {
     let Some(label) = label else { return make() };
     let failed = |e| StepFailed::stage("label what is made", e);
     let proc = VerifiedProc::open_host().map_err(failed)?;
-    set(&proc, Some(label)).map_err(failed)?;
-    let made = make();
-    set(&proc, None).map_err(failed)?;
-    made
+    let labelling = proc.labelling(attribute, label).map_err(failed)?;
+    let made = make()?;
+    labelling.end().map_err(failed)?;
+    Ok(made)
 }
 
 fn listen_stream(path: &Path) -> std::io::Result<OwnedFd> {

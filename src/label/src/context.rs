@@ -422,6 +422,11 @@ impl Context {
         Self::new(&self.user, &self.role, type_, self.range().copied())
     }
 
+    /// As on a host whose policy has no levels.
+    pub fn without_range(&self) -> Self {
+        Self { range: None, ..self.clone() }
+    }
+
     pub fn with_level(&self, level: Level) -> Self {
         Self { range: Some(Box::new(Range::single(level))), ..self.clone() }
     }

@@ -18,20 +18,96 @@ use crate::context::{Context, ContextError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcError {
-    #[error("cannot make a private procfs mount: {0}")]
+    #[error("cannot make a private procfs mount: {0}; the jailer needs CAP_SYS_ADMIN")]
     Mount(#[source] io::Error),
-    #[error("the handle given as /proc is not a procfs (file system type {0:#x})")]
+    #[error(
+        "what is mounted as /proc is not a procfs (file system type {0:#x}): labels written to it would be lost; umount it"
+    )]
     NotProc(u64),
+    #[error("something is mounted over /proc/{path}: a label written there would be lost (CVE-2025-52881); umount it")]
+    Covered { path: String },
     #[error("cannot open {path} beneath the verified procfs: {source}")]
     Open { path: String, source: io::Error },
     #[error("cannot write {value:?} to {path}: {source}; {remedy}")]
     Write { path: String, value: String, source: io::Error, remedy: &'static str },
-    #[error("{path} reads {found:?} after {wanted:?} was written: the label did not take effect")]
+    #[error(
+        "{path} reads {found:?} after {wanted:?} was written: the label did not take effect, so this /proc is forged"
+    )]
     ReadBack { path: String, wanted: String, found: String },
     #[error("cannot read {path}: {source}")]
     Read { path: String, source: io::Error },
     #[error("{path} holds no context: {source}")]
     Context { path: String, source: ContextError },
+}
+
+impl ProcError {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            ProcError::Mount(_) => "run with CAP_SYS_ADMIN",
+            ProcError::NotProc(_) | ProcError::Covered { .. } => {
+                "umount what covers procfs, and find out who mounted it there"
+            }
+            ProcError::Open { .. } | ProcError::Read { .. } => "see the audit log (ausearch -m avc -ts recent)",
+            ProcError::Write { remedy, .. } => remedy,
+            ProcError::ReadBack { .. } => {
+                "treat this /proc as forged: nothing that was labelled through it is labelled"
+            }
+            ProcError::Context { .. } => "load a policy: without one a process has no context",
+        }
+    }
+}
+
+/// An attribute of a thread that gives a label to what it makes (`proc_pid_attr(5)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attribute {
+    Exec,
+    File,
+    Key,
+    Socket,
+}
+
+impl Attribute {
+    pub const ALL: [Attribute; 4] = [Attribute::Exec, Attribute::File, Attribute::Key, Attribute::Socket];
+
+    /// Its file's name in `attr/`.
+    pub fn name(self) -> &'static str {
+        self.path().rsplit('/').next().unwrap_or_default()
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Attribute::Exec => "thread-self/attr/exec",
+            Attribute::File => "thread-self/attr/fscreate",
+            Attribute::Key => "thread-self/attr/keycreate",
+            Attribute::Socket => "thread-self/attr/sockcreate",
+        }
+    }
+}
+
+/// While it lives, what this thread makes is labelled. Ends by [`Labelling::end`], which says whether the attribute was
+/// cleared; on every other way out, an unwinding one included, it is cleared in passing.
+#[derive(Debug)]
+pub struct Labelling<'a> {
+    proc: &'a VerifiedProc,
+    attribute: Attribute,
+    ended: bool,
+}
+
+impl Labelling<'_> {
+    pub fn end(mut self) -> Result<(), ProcError> {
+        self.ended = true;
+        self.proc.set(self.attribute.path(), None)
+    }
+}
+
+impl Drop for Labelling<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The way out is a failure already, and is told.
+            let _cleared = self.proc.set(self.attribute.path(), None);
+        }
+    }
 }
 
 /// A directory handle that is the root of a procfs.
@@ -74,8 +150,13 @@ impl VerifiedProc {
 
     fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, ProcError> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-        let fd = rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
-            .map_err(|e| ProcError::Open { path: path.into(), source: e.into() })?;
+        let fd =
+            rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(
+                |e| match e {
+                    rustix::io::Errno::XDEV => ProcError::Covered { path: path.into() },
+                    e => ProcError::Open { path: path.into(), source: e.into() },
+                },
+            )?;
         // NO_XDEV already promises it; an attribute on anything but procfs is worth this call
         let fs = rustix::fs::fstatfs(&fd).map_err(|e| ProcError::Open { path: path.into(), source: e.into() })?;
         if fs.f_type as u64 != rustix::fs::PROC_SUPER_MAGIC as u64 {
@@ -84,7 +165,7 @@ impl VerifiedProc {
         Ok(fd)
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, ProcError> {
+    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, ProcError> {
         let fd = self.open(path, OFlags::RDONLY)?;
         let mut buffer = vec![0; 4096];
         let n =
@@ -115,13 +196,29 @@ impl VerifiedProc {
     fn set(&self, path: &str, label: Option<&Context>) -> Result<(), ProcError> {
         let value = label.map(ToString::to_string).unwrap_or_default();
         self.write(path, &value)?;
-        let found = self.context(path)?;
-        if found.as_ref() == label {
-            Ok(())
-        } else {
-            let found = found.map(|c| c.to_string()).unwrap_or_default();
-            Err(ProcError::ReadBack { path: path.into(), wanted: value, found })
+        took_effect(path, label, self.context(path)?.as_ref())
+    }
+
+    /// Gives what this thread makes from now on the label, until the guard goes, whatever happens in between.
+    pub fn labelling(&self, attribute: Attribute, label: &Context) -> Result<Labelling<'_>, ProcError> {
+        // Made first: a value that was written but does not read back is taken back too.
+        let guard = Labelling { proc: self, attribute, ended: false };
+        self.set(attribute.path(), Some(label))?;
+        Ok(guard)
+    }
+
+    /// The attributes of the calling thread that are set, and to what.
+    pub fn attributes(&self) -> Result<Vec<(Attribute, Context)>, ProcError> {
+        let mut set = Vec::new();
+        for attribute in Attribute::ALL {
+            set.extend(self.context(attribute.path())?.map(|context| (attribute, context)));
         }
+        Ok(set)
+    }
+
+    /// Clears what an exec without a change of domain has left of the caller's attributes.
+    pub fn clear_attributes(&self) -> Result<(), ProcError> {
+        self.attributes()?.into_iter().try_for_each(|(attribute, _)| self.set(attribute.path(), None))
     }
 
     /// Sets the label that the calling thread's next exec will take, and reads it back.
@@ -135,12 +232,13 @@ impl VerifiedProc {
         self.set("thread-self/attr/exec", None)
     }
 
-    /// The label that sockets created by this thread get; `None` clears it.
+    /// The label that sockets created by this thread get; `None` clears it. Prefer [`VerifiedProc::labelling`].
     pub fn set_socket_label(&self, label: Option<&Context>) -> Result<(), ProcError> {
         self.set("thread-self/attr/sockcreate", label)
     }
 
-    /// The label that files created by this thread get (memfd, tmpfs); `None` clears it.
+    /// The label that files created by this thread get (memfd, tmpfs); `None` clears it. Prefer
+    /// [`VerifiedProc::labelling`].
     pub fn set_create_label(&self, label: Option<&Context>) -> Result<(), ProcError> {
         self.set("thread-self/attr/fscreate", label)
     }
@@ -168,6 +266,15 @@ impl VerifiedProc {
     }
 }
 
+/// What was written must be what is read: a redirected write leaves the attribute as it was.
+fn took_effect(path: &str, wanted: Option<&Context>, found: Option<&Context>) -> Result<(), ProcError> {
+    if found == wanted {
+        return Ok(());
+    }
+    let text = |label: Option<&Context>| label.map(ToString::to_string).unwrap_or_default();
+    Err(ProcError::ReadBack { path: path.into(), wanted: text(wanted), found: text(found) })
+}
+
 fn write_error(path: &str, value: &str, source: io::Error) -> ProcError {
     let remedy = match source.raw_os_error() {
         Some(nix::libc::EACCES) => {
@@ -193,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_is_not_procfs_is_refused() {
+    fn svirt_39_a_directory_that_is_not_procfs_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let fd = rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         assert!(matches!(VerifiedProc::from_fd(fd), Err(ProcError::NotProc(_))));
@@ -206,14 +313,45 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outside_the_handle_is_opened() {
+    fn svirt_39_nothing_outside_the_handle_is_opened() {
         let proc = VerifiedProc::open_host().unwrap();
-        assert!(matches!(proc.read("../etc/hostname"), Err(ProcError::Open { .. })));
+        assert!(matches!(proc.read("../etc/hostname"), Err(ProcError::Covered { .. })));
         assert!(matches!(proc.read("self/root/etc/hostname"), Err(ProcError::Open { .. })), "a magic link");
     }
 
     #[test]
-    fn without_selinux_a_label_write_fails_loudly() {
+    fn svirt_39_a_label_that_reads_back_as_another_is_an_error() {
+        let label: Context = "u:r:casemate_runner_t:s0:c1,c2".parse().unwrap();
+        let same: Context = "u:r:casemate_runner_t:s0:c2,c1".parse().unwrap();
+        let path = Attribute::Exec.path();
+        took_effect(path, Some(&label), Some(&same)).unwrap();
+        took_effect(path, None, None).unwrap();
+        for found in [None, Some("u:r:casemate_runner_t:s0:c1,c3".parse().unwrap())] {
+            let error = took_effect(path, Some(&label), found.as_ref()).unwrap_err();
+            assert!(matches!(error, ProcError::ReadBack { .. }) && error.to_string().contains("forged"), "{error}");
+        }
+        assert!(took_effect(path, None, Some(&label)).is_err(), "not cleared");
+    }
+
+    #[test]
+    fn svirt_39_each_error_has_its_remedy() {
+        let path = || "thread-self/attr/exec".to_owned();
+        let io = || io::Error::from_raw_os_error(nix::libc::EACCES);
+        let all = [
+            ProcError::NotProc(0x0102_1994),
+            ProcError::Covered { path: path() },
+            ProcError::Open { path: path(), source: io() },
+            write_error(&path(), "x", io()),
+            write_error(&path(), "x", io::Error::from_raw_os_error(nix::libc::EINVAL)),
+            ProcError::ReadBack { path: path(), wanted: "a".into(), found: "b".into() },
+        ];
+        let texts: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), all.len());
+        assert!(all.iter().all(|e| e.remedy().len() > 10));
+    }
+
+    #[test]
+    fn svirt_39_without_selinux_a_label_write_fails_loudly() {
         if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
             eprintln!("skipped: this host has SELinux; the testbed tier covers it");
             return;

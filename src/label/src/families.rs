@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::{CategoryPair, Context, Level, Range};
 use crate::contexts::{ContextFiles, Family};
-use crate::mode::{SelinuxFacts, SelinuxFs, SelinuxMode, probe_profile};
+use crate::mode::{SelinuxFacts, SelinuxFs, SelinuxMode, foresee, probe_profile, problem};
 use crate::profile::Profile;
 
 const SELINUXFS: &str = "/sys/fs/selinux";
@@ -76,7 +76,14 @@ impl From<&Chosen> for casemate_plan::SelinuxFacts {
             misfits: facts.misfits(),
             not_separated: facts.not_separated.clone(),
         };
-        Self { family: (facts.mode != SelinuxMode::Disabled).then_some(family), ..Self::from(facts) }
+        let mut told = Self { family: (facts.mode != SelinuxMode::Disabled).then_some(family), ..Self::from(facts) };
+        if !asked && !facts.missing_types.is_empty() {
+            told.shortcomings.iter_mut().filter(|s| s.code.starts_with("module-")).for_each(|s| {
+                s.text.push_str("; ");
+                s.text.push_str(why);
+            });
+        }
+        told
     }
 }
 
@@ -89,7 +96,14 @@ pub fn choose(asked: Option<ProfileName>, runner: Option<BorrowedFd<'_>>) -> Cho
 pub fn probe(name: ProfileName, runner: Option<BorrowedFd<'_>>) -> (Profile, SelinuxFacts) {
     let files = ContextFiles::of_host();
     let family = match name {
-        ProfileName::Casemate => return (Profile::casemate(), probe_profile(&Profile::casemate())),
+        ProfileName::Casemate => {
+            let profile = Profile::casemate();
+            let mut facts = probe_profile(&profile);
+            if let Some(program) = runner {
+                foresee(&mut facts, &profile, program);
+            }
+            return (profile, facts);
+        }
         ProfileName::Svirt => files.virt(),
         ProfileName::Container => files.container(),
     };
@@ -101,7 +115,7 @@ pub fn probe(name: ProfileName, runner: Option<BorrowedFd<'_>>) -> (Profile, Sel
         Ok(family) => family,
         Err(e) => {
             let mut facts = probe_profile(&profile);
-            facts.problems.push(e.to_string());
+            facts.problems.push(unusable(e.to_string()));
             facts.mcs_constrained = false;
             return (profile, facts);
         }
@@ -109,9 +123,16 @@ pub fn probe(name: ProfileName, runner: Option<BorrowedFd<'_>>) -> (Profile, Sel
     profile.take(&family);
     let mut facts = probe_profile(&profile);
     if let Err(e) = examine(&mut profile, &family, runner, &mut facts) {
-        facts.problems.push(format!("cannot ask the policy about profile {name}: {e}"));
+        facts.problems.push(unusable(format!("cannot ask the policy about profile {name}: {e}")));
+    }
+    if let Some(program) = runner {
+        foresee(&mut facts, &profile, program);
     }
     (profile, facts)
+}
+
+fn unusable(text: String) -> casemate_plan::Shortcoming {
+    problem("family", text, "`casemate policy install`, and leave --selinux-profile out")
 }
 
 /// The rule above, apart from where the facts come from.
@@ -150,7 +171,7 @@ fn examine(
 ) -> io::Result<()> {
     let Some(fs) = SelinuxFs::open(Path::new(SELINUXFS))? else { return Ok(()) };
     for context in family.named.iter().filter(|context| !fs.is_valid(context)) {
-        facts.problems.push(format!("the policy's own files name {context}, which the kernel refuses"));
+        facts.problems.push(unusable(format!("the policy's own files name {context}, which the kernel refuses")));
     }
     facts.assumed.extend(family.assumed.clone());
     let Some(own) = facts.own.clone().filter(|_| facts.missing_types.is_empty() && facts.problems.is_empty()) else {

@@ -9,7 +9,9 @@
 //! | `profile` | the type names of a labelling family (ours, libvirt's) |
 //! | `contexts` | the policy's own files: libvirt's and the container tools' types |
 //! | `families` | which family is taken, what it lacks and what it leaves open |
-//! | `mode` | what the loaded policy really separates: `probe()` |
+//! | `mode`, `questions`, `selinuxfs` | what the loaded policy really separates: `probe()`, `verify()` |
+//! | `configured` | the policy that /etc names, against the loaded one |
+//! | `transition` | would an exec end in the runner's domain, and why not |
 //! | `window` | which categories and sensitivity a caller may lease |
 //! | `in_use` | who has which level: `processes`, `libvirt`, `containers` (both by `managers`), `images` |
 //! | `pairs` | which pairs are out of reach of all of them |
@@ -23,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod configured;
 mod containers;
 pub mod context;
 pub mod contexts;
@@ -44,19 +47,22 @@ pub mod owner;
 pub mod pairs;
 pub mod processes;
 pub mod profile;
+mod questions;
 mod random;
 pub mod record;
 pub mod relabel;
 mod relabel_error;
 pub mod restore;
+pub mod selinuxfs;
 pub mod store;
 pub mod transaction;
+pub mod transition;
 pub mod undo;
 pub mod window;
 
 pub use choice::{Ask, Choice};
 pub use context::{Category, CategoryPair, CategorySet, Context, ContextError, Level, Range};
-pub use exec_label::{ProcError, VerifiedProc};
+pub use exec_label::{Attribute, Labelling, ProcError, VerifiedProc};
 pub use families::{Chosen, ProfileName, choose};
 pub use in_use::{Found, Holder, InUse, Sources};
 pub use journal::{Intent, Journal, JournalError};

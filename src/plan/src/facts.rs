@@ -48,6 +48,18 @@ pub struct SelinuxFacts {
     pub domain_permissive: bool,
     /// A runner of one pair may not read an image of another pair, and may read its own (compute_av).
     pub mcs_constrained: bool,
+    /// Classes and permissions that the policy does not know are denied.
+    #[serde(default)]
+    pub deny_unknown: bool,
+    /// What keeps SELinux from separating two guests here.
+    #[serde(default)]
+    pub shortcomings: Vec<Shortcoming>,
+    /// What keeps an exec from ending in the runner's domain.
+    #[serde(default)]
+    pub transition: Vec<Shortcoming>,
+    /// Booleans that matter to sandboxes, as they are in force.
+    #[serde(default)]
+    pub booleans: BTreeMap<String, bool>,
     /// Whose types are used; `None` where SELinux is off.
     pub family: Option<SelinuxFamily>,
 }
@@ -75,6 +87,20 @@ pub struct SelinuxFamily {
     pub not_separated: Vec<String>,
 }
 
+/// One thing that is not as it must be: a word for programs, a sentence, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortcoming {
+    pub code: String,
+    pub text: String,
+    pub remedy: String,
+}
+
+impl std::fmt::Display for Shortcoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.text, self.remedy)
+    }
+}
+
 impl SelinuxFacts {
     pub const DISABLED: SelinuxFacts = SelinuxFacts {
         mode: SelinuxMode::Disabled,
@@ -83,6 +109,10 @@ impl SelinuxFacts {
         domain_permissive: false,
         mcs_constrained: false,
         family: None,
+        deny_unknown: false,
+        shortcomings: Vec::new(),
+        transition: Vec::new(),
+        booleans: BTreeMap::new(),
     };
 
     /// Type of the runner's domain, for messages.

@@ -17,7 +17,7 @@ pub mod step;
 mod steps;
 
 pub use config::HostConfig;
-pub use facts::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, SelinuxFamily, SelinuxMode};
+pub use facts::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, SelinuxFamily, SelinuxMode, Shortcoming};
 pub use fds::{FdAccess, FdKind, FdSlot, FdSource, FdTable, names};
 pub use make::{Plan, PlanError, plan};
 pub use role::{BoundFd, DiskPlan, RolePlan, VmPlan};

@@ -96,6 +96,8 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
     }
     blockers.extend(not_yet(spec));
     blockers.extend(unfit_profile(spec, facts));
+    blockers.extend(no_transition(facts));
+    blockers.extend(host_disks(spec, facts));
     blockers.extend(fixed_level(spec, facts));
     blockers.extend(given_labels(spec, facts));
     let reasons = || {
@@ -108,6 +110,25 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
         blockers.push(format!("the posture would be reduced: {}; or accept it with --allow-reduced REASON", reasons()));
     }
     blockers
+}
+
+/// Where SELinux enforces, an exec that it would refuse is not tried; a reduced posture would not help.
+fn no_transition(facts: &HostFacts) -> impl Iterator<Item = String> {
+    let enforcing = facts.selinux.mode == SelinuxMode::Enforcing && uses_selinux(facts);
+    facts.selinux.transition.iter().filter(move |_| enforcing).map(|found| format!("SELinux: {found}"))
+}
+
+/// Devices below /dev are the host's: the policy opens them by a boolean.
+fn host_disks(spec: &SandboxSpec, facts: &HostFacts) -> Option<String> {
+    const BOOLEAN: &str = "casemate_use_host_disks";
+    let off = facts.selinux.mode == SelinuxMode::Enforcing && facts.selinux.booleans.get(BOOLEAN) == Some(&false);
+    let disk = spec.disks().iter().find(|disk| disk.path.as_path().starts_with("/dev")).filter(|_| off)?;
+    Some(format!(
+        "SELinux: disk '{}' is a device of the host ({}), and the boolean {BOOLEAN} is off (`setsebool -P {BOOLEAN} on`, \
+         which opens every disk of the host to the jailer)",
+        disk.id.as_str(),
+        disk.path.as_path().display()
+    ))
 }
 
 /// A level that was asked for is honoured or the start is refused.

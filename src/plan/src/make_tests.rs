@@ -66,6 +66,7 @@ fn enforcing() -> HostFacts {
             domain_permissive: false,
             mcs_constrained: true,
             family: Some(casemate()),
+            ..SelinuxFacts::DISABLED
         },
         landlock_abi: 6,
         seccomp: true,
@@ -294,4 +295,47 @@ fn svirt_05_54_a_family_that_does_not_fit_is_refused_with_reason_and_remedy() {
     }
     let none = made(&format!("{AGENT}[selinux]\nprofile = 'container'\n"), &without_selinux());
     assert!(none.blockers.join(" ").contains("SELinux is off"), "{:?}", none.blockers);
+}
+
+fn found(code: &str) -> crate::facts::Shortcoming {
+    crate::facts::Shortcoming { code: code.into(), text: format!("{code} is so"), remedy: format!("mend {code}") }
+}
+
+#[test]
+fn svirt_51_what_the_policy_answered_is_told_and_never_enforced() {
+    let mut facts = enforcing();
+    facts.selinux.shortcomings = vec![found("no-levels"), found("selinuxtype")];
+    let warnings = posture::warnings(&facts, &HostConfig::default());
+    let told: Vec<&str> = warnings.iter().filter(|w| w.missing).map(|w| w.text.as_str()).collect();
+    assert_eq!(told, ["no-levels is so", "selinuxtype is so"]);
+    assert_eq!(posture::posture(&facts, &warnings), Posture::Reduced);
+}
+
+#[test]
+fn svirt_40_a_transition_that_cannot_be_blocks_where_selinux_enforces_and_warns_where_not() {
+    let spec = spec(AGENT);
+    let mut facts = enforcing();
+    facts.selinux.transition = vec![found("entrypoint")];
+    let blocked = plan(&spec, &facts, &HostConfig::default()).blockers.join("; ");
+    assert!(blocked.contains("entrypoint is so (mend entrypoint)"), "{blocked}");
+    facts.selinux.mode = SelinuxMode::Permissive;
+    let plan = plan(&spec, &facts, &HostConfig::default());
+    assert!(!plan.blockers.iter().any(|b| b.starts_with("SELinux:")), "{:?}", plan.blockers);
+    assert!(plan.warnings.iter().any(|w| w.text == "entrypoint is so"));
+}
+
+#[test]
+fn svirt_51_a_host_disk_needs_its_boolean_by_name() {
+    let mut facts = enforcing();
+    let blockers = |path: &str, facts: &HostFacts| {
+        let text =
+            format!("bare = true\nvsock = false\nkernel = '/k'\n[[disks]]\nid = 'd'\npath = '{path}'\nformat = 'raw'");
+        made(&text, facts).blockers.join("; ")
+    };
+    facts.selinux.booleans.insert("casemate_use_host_disks".into(), false);
+    let told = blockers("/dev/sdb", &facts);
+    assert!(told.contains("casemate_use_host_disks is off") && told.contains("setsebool"), "{told}");
+    assert_eq!(blockers("/srv/d.img", &facts), "");
+    facts.selinux.booleans.insert("casemate_use_host_disks".into(), true);
+    assert_eq!(blockers("/dev/sdb", &facts), "");
 }

@@ -4,7 +4,7 @@ use casemate_spec::{Posture, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::HostConfig;
-use crate::facts::{CgroupFacts, HostFacts, SelinuxMode};
+use crate::facts::{CgroupFacts, HostFacts, SelinuxMode, Shortcoming};
 use crate::step::Layer;
 
 /// A layer that does not hold, or holds less than it could.
@@ -61,7 +61,21 @@ pub fn posture(facts: &HostFacts, warnings: &[Warning]) -> Posture {
     }
 }
 
-fn selinux(facts: &HostFacts) -> Option<Warning> {
+/// What was found by asking the policy; where nothing was asked, what the bare facts say.
+fn selinux(facts: &HostFacts) -> Vec<Warning> {
+    let selinux = &facts.selinux;
+    let told = |s: &Shortcoming| missing(Layer::Selinux, &s.text, &s.remedy);
+    let mut found: Vec<Warning> = selinux.shortcomings.iter().map(told).collect();
+    if found.is_empty() {
+        found.extend(bare_selinux(facts));
+    }
+    if selinux.mode != SelinuxMode::Disabled {
+        found.extend(selinux.transition.iter().map(told));
+    }
+    found
+}
+
+fn bare_selinux(facts: &HostFacts) -> Option<Warning> {
     let selinux = &facts.selinux;
     let layer = Layer::Selinux;
     let own = selinux.family.as_ref().is_none_or(|family| family.own);

@@ -105,32 +105,49 @@ fn kvm(facts: &HostFacts) -> Check {
     }
 }
 
-/// One line per layer: what the planner warns of, or what it found.
+/// Per layer what the planner warns of, one line each, or what it found.
 fn layers(facts: &HostFacts) -> Vec<Check> {
     let warnings = posture::warnings(facts, &HostConfig::default());
-    let line = |name: &'static str, layer: Layer, found: String| match warnings.iter().find(|w| w.layer == layer) {
-        Some(w) => {
-            let state = if w.missing { State::Missing } else { State::Weaker };
-            check(name, state, w.text.clone(), Some(&w.remedy))
-        }
-        None => check(name, State::Ok, found, None),
+    let lines = |name: &'static str, layer: Layer, found: String| -> Vec<Check> {
+        let told: Vec<Check> = warnings
+            .iter()
+            .filter(|w| w.layer == layer)
+            .map(|w| {
+                let state = if w.missing { State::Missing } else { State::Weaker };
+                check(name, state, w.text.clone(), Some(&w.remedy))
+            })
+            .collect();
+        if told.is_empty() { vec![check(name, State::Ok, found, None)] } else { told }
     };
-    let mode = match facts.selinux.mode {
-        SelinuxMode::Disabled => "disabled".to_owned(),
+    let mut all = lines("selinux", Layer::Selinux, selinux(facts));
+    all.extend(lines("landlock", Layer::Landlock, format!("ABI {}", facts.landlock_abi)));
+    all.extend(lines("seccomp", Layer::Seccomp, "filters are taken".into()));
+    all.extend(lines("cgroup", Layer::Cgroup, cgroup(&facts.cgroup)));
+    all.push(namespaces());
+    all
+}
+
+/// What holds, and what an administrator may want to know of the policy beside it.
+fn selinux(facts: &HostFacts) -> String {
+    let facts = &facts.selinux;
+    let mut found = match facts.mode {
+        SelinuxMode::Disabled => return "disabled".into(),
         SelinuxMode::Permissive => "permissive".to_owned(),
         SelinuxMode::Enforcing => {
-            let why = facts.selinux.family.as_ref().map_or("", |family| &family.why);
-            let (profile, runner) = (facts.selinux.profile(), facts.selinux.runner());
+            let why = facts.family.as_ref().map_or("", |family| &family.why);
+            let (profile, runner) = (facts.profile(), facts.runner());
             format!("enforcing, and {runner} is constrained by category; profile {profile}: {why}")
         }
     };
-    vec![
-        line("selinux", Layer::Selinux, mode),
-        line("landlock", Layer::Landlock, format!("ABI {}", facts.landlock_abi)),
-        line("seccomp", Layer::Seccomp, "filters are taken".into()),
-        line("cgroup", Layer::Cgroup, cgroup(&facts.cgroup)),
-        namespaces(),
-    ]
+    if !facts.deny_unknown {
+        found.push_str(
+            "; the policy allows what it does not know (deny_unknown is 0): a newer kernel's new classes are open",
+        );
+    }
+    for (name, on) in &facts.booleans {
+        found.push_str(&format!("; {name} is {}", if *on { "on" } else { "off" }));
+    }
+    found
 }
 
 fn namespaces() -> Check {
