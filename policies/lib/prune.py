@@ -59,9 +59,9 @@ def parse_log(text):
 
 
 def rights(module):
-    """[(rule, class, perm)] of all allow rules but those of other families' domains."""
+    """[(rule, class, perm)] of all allow rules but other families' domains' and those behind a boolean that is off."""
     return [(rule, c, p) for rule in module.rules
-            if rule.kind == "allow" and (rule.source in module.types or rule.source in module.attributes)
+            if rule.kind == "allow" and not any(n[0] == "booleanif" for n in rule.nest) and (rule.source in module.types or rule.source in module.attributes)
             for c, perms in module.permissions(rule) for p in perms]
 
 
@@ -80,7 +80,8 @@ def _text(s, module, gone, audit):
     kind = s[0]
     if kind in ("true", "false", "optional", "booleanif"):
         first = 1 if kind in ("true", "false") else 2
-        return "(" + " ".join([*(cil.show(x) for x in s[:first]), *(_text(x, module, gone, audit) for x in s[first:])]) + ")"
+        inner = [t for t in (_text(x, module, gone, audit) for x in s[first:]) if t]
+        return "(" + " ".join([*(cil.show(x) for x in s[:first]), *inner]) + ")" if inner else ""
     if kind == "neverallow":
         return ""
     if kind != "allow":

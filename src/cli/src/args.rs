@@ -237,12 +237,44 @@ pub struct KernelImportArgs {
     pub default: bool,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum PolicyCommand {
-    /// Install the module and restore the labels of Casemate's files.
-    Install,
-    /// Fail unless the loaded policy keeps two guests apart.
-    Check,
+    /// Write the module as one file, or as a set of files into a directory; compile it with a base policy if one is named.
+    Build {
+        #[command(flatten)]
+        module: ModuleArgs,
+        /// Directory with a base policy's CIL files to compile with, neverallow rules included; needs secilc, not SELinux.
+        #[arg(long, value_name = "DIR")]
+        base: Option<PathBuf>,
+        /// Directory, or a file named casemate_module.cil.
+        #[arg(short, long, value_name = "PATH", default_value = "casemate_module.cil")]
+        output: PathBuf,
+    },
+    /// Fail unless the loaded policy keeps two guests apart; with --base, unless the files compile with that policy.
+    Check {
+        #[command(flatten)]
+        module: ModuleArgs,
+        /// Directory with a base policy's CIL files.
+        #[arg(long, value_name = "DIR")]
+        base: Option<PathBuf>,
+    },
+    /// Install the module in the place of any other version, and restore the labels of Casemate's files.
+    Install {
+        #[command(flatten)]
+        module: ModuleArgs,
+    },
+    /// Take the module out of the policy again; refused while sandboxes run.
+    Remove,
     /// Say what the loaded policy answers.
     Status,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ModuleArgs {
+    /// Directory with the module's CIL files instead of the installed one.
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Leave the deny rules out, for hosts whose libsepol is older than 3.6: the runner may then do what every domain may.
+    #[arg(long)]
+    pub without_deny: bool,
 }

@@ -22,9 +22,10 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   rm NAME        remove an ended sandbox's record and logs
   selftest       positive and negative control of each layer in a real jail, as JSON
   attack A B     what code in A's confinement can do to B, layer by layer, as JSON
-  policy install|check|status   Casemate's SELinux module
+  policy build|check|install|remove|status   Casemate's SELinux module; in the caller's domain
 
-options: --run-dir DIR, --state-dir DIR, --help, --version; selftest and attack: --part whole|selinux|others
+options: --run-dir DIR, --state-dir DIR, --help, --version; selftest and attack: --part whole|selinux|others;
+policy: --from DIR, --base DIR, --output FILE, --without-deny
 ";
 
 enum Verb {
@@ -35,7 +36,7 @@ enum Verb {
     Remove(SandboxId),
     Selftest(trial::Part),
     Attack(Option<(SandboxId, SandboxId)>, trial::Part),
-    Policy(policy::Verb),
+    Policy(policy::Verb, policy::Options),
     Help,
     Version,
 }
@@ -80,13 +81,15 @@ fn act(call: Call) -> Result<(), StepFailed> {
         Verb::Remove(name) => repair::remove(&config, &name),
         Verb::Selftest(part) => json(&trial::selftest(&config, part)?),
         Verb::Attack(pair, part) => json(&trial::attack(&config, pair, part)?),
-        Verb::Policy(verb) => json(&policy::act(verb)?),
+        Verb::Policy(verb, options) => json(&policy::act(verb, &options)?),
         Verb::Help | Verb::Version => Ok(()),
     }
 }
 
 fn need_root(verb: &Verb) -> Result<(), StepFailed> {
-    if casemate_sys::cred::is_root() || matches!(verb, Verb::Facts | Verb::Plan) {
+    if casemate_sys::cred::is_root()
+        || matches!(verb, Verb::Facts | Verb::Plan | Verb::Policy(policy::Verb::Build | policy::Verb::Check, _))
+    {
         return Ok(());
     }
     Err(StepFailed::because("start", "this needs root: namespaces, labels, cgroups and the leased uid do; use sudo"))
@@ -111,6 +114,7 @@ fn print(text: &str) -> Result<(), StepFailed> {
 fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let mut parser = Parser::from_args(args);
     let (mut run_dir, mut state_dir, mut dry_run, mut part) = (None, None, false, trial::Part::Whole);
+    let mut module = policy::Options::default();
     let mut words: Vec<String> = Vec::new();
     while let Some(arg) = parser.next()? {
         match arg {
@@ -118,6 +122,10 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
             Arg::Long("state-dir") => state_dir = Some(absolute(parser.value()?)?),
             Arg::Long("dry-run") => dry_run = true,
             Arg::Long("part") => part = layers(&parser.value()?.string()?)?,
+            Arg::Long("from") => module.from = Some(absolute(parser.value()?)?),
+            Arg::Long("base") => module.base = Some(absolute(parser.value()?)?),
+            Arg::Long("output") => module.output = Some(absolute(parser.value()?)?),
+            Arg::Long("without-deny") => module.without_deny = true,
             Arg::Long("json") => {}
             Arg::Long("help") | Arg::Short('h') => words = vec!["help".into()],
             Arg::Long("version") | Arg::Short('V') => words = vec!["version".into()],
@@ -135,14 +143,15 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["selftest"] => Verb::Selftest(part),
         ["attack"] => Verb::Attack(None, part),
         ["attack", a, b] => Verb::Attack(Some((id(a)?, id(b)?)), part),
-        ["policy", "install"] => Verb::Policy(policy::Verb::Install),
-        ["policy", "check"] => Verb::Policy(policy::Verb::Check),
-        ["policy", "status"] => Verb::Policy(policy::Verb::Status),
+        ["policy", verb] => Verb::Policy(policy_verb(verb, &module)?, module.clone()),
         ["help"] => Verb::Help,
         ["version"] => Verb::Version,
         [] => return Err("no verb is given".into()),
         _ => return Err(format!("'{}' is not a verb of the jailer's", words.join(" ")).into()),
     };
+    if module != policy::Options::default() && !matches!(verb, Verb::Policy(..)) {
+        return Err("--from, --base, --output and --without-deny go with policy only".into());
+    }
     if dry_run && !matches!(verb, Verb::Repair { .. }) {
         return Err("--dry-run goes with repair only".into());
     }
@@ -152,6 +161,29 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
 fn absolute(value: OsString) -> Result<PathBuf, lexopt::Error> {
     let path = PathBuf::from(value);
     if path.is_absolute() { Ok(path) } else { Err(format!("{} is not an absolute path", path.display()).into()) }
+}
+
+/// The verb, if all options that are given go with it.
+fn policy_verb(word: &str, given: &policy::Options) -> Result<policy::Verb, lexopt::Error> {
+    use policy::Verb::{Build, Check, Install, Remove, Status};
+    let (verb, from, base, output) = match word {
+        "build" => (Build, true, true, true),
+        "check" => (Check, given.base.is_some(), true, false),
+        "install" => (Install, true, false, false),
+        "remove" => (Remove, false, false, false),
+        "status" => (Status, false, false, false),
+        other => return Err(format!("'policy {other}' is not a verb of the jailer's").into()),
+    };
+    let idle = [
+        ("--from", given.from.is_some() && !from),
+        ("--without-deny", given.without_deny && !from),
+        ("--base", given.base.is_some() && !base),
+        ("--output", given.output.is_some() && !output),
+    ];
+    match idle.iter().find(|(_, idle)| *idle) {
+        Some((option, _)) => Err(format!("{option} does not go with policy {word}").into()),
+        None => Ok(verb),
+    }
 }
 
 fn layers(text: &str) -> Result<trial::Part, lexopt::Error> {
@@ -187,6 +219,10 @@ mod tests {
             &["run", "--dry-run"],
             &["attack", "a"],
             &["policy", "eat"],
+            &["policy", "remove", "--from", "/x"],
+            &["policy", "check", "--without-deny"],
+            &["policy", "install", "--base", "/x"],
+            &["facts", "--base", "/x"],
         ] {
             assert!(parsed(bad).is_err(), "{bad:?}");
         }
