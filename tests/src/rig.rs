@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use casemate_plan::{BoundFd, DiskPlan, FdAccess, FdKind, RolePlan, VmPlan, names, role};
+use casemate_plan::{BoundFd, DiskPlan, FdAccess, FdKind, LayerPlan, RolePlan, VmPlan, names, role};
+use casemate_spec::DiskFormat;
 use casemate_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use casemate_sys::{exec, memfd, path};
 use casemate_wire::record::{ExitReport, Finding};
@@ -81,14 +82,26 @@ impl Rig {
         let file = temp_file(content)?;
         self.disks.push(file.try_clone()?);
         self.fds.push((names::disk(id), FdKind::Image, file.into()));
-        self.vm.disks.push(DiskPlan { fd: names::disk(id), serial: id.into(), read_only });
+        self.vm.disks.push(DiskPlan {
+            fd: names::disk(id),
+            serial: id.into(),
+            read_only,
+            format: DiskFormat::Raw,
+            backing: Vec::new(),
+        });
         Ok(self)
     }
 
     /// The same over a file that the test keeps.
     pub fn disk_file(mut self, id: &str, file: File, read_only: bool) -> Self {
         self.fds.push((names::disk(id), FdKind::Image, file.into()));
-        self.vm.disks.push(DiskPlan { fd: names::disk(id), serial: id.into(), read_only });
+        self.vm.disks.push(DiskPlan {
+            fd: names::disk(id),
+            serial: id.into(),
+            read_only,
+            format: DiskFormat::Raw,
+            backing: Vec::new(),
+        });
         self
     }
 
@@ -97,6 +110,22 @@ impl Rig {
         self.fds.push((names::INITRD.into(), FdKind::RegularFile, temp_file(content)?.into()));
         self.fds.push((names::GUEST_CONFIG.into(), FdKind::SealedMemfd, memfd::sealed("config", config)?));
         Ok(self)
+    }
+
+    /// A disk made of the caller's images, top to bottom; the first is the plan's own, the others lie below it.
+    pub fn chain(mut self, id: &str, images: Vec<(File, DiskFormat)>, read_only: bool) -> Self {
+        let mut backing = Vec::new();
+        let mut format = DiskFormat::Raw;
+        for (depth, (file, of)) in images.into_iter().enumerate() {
+            let fd = if depth == 0 { names::disk(id) } else { names::layer(id, depth) };
+            match depth {
+                0 => format = of,
+                _ => backing.push(LayerPlan { fd: fd.clone(), format: of }),
+            }
+            self.fds.push((fd, FdKind::Image, file.into()));
+        }
+        self.vm.disks.push(DiskPlan { fd: names::disk(id), serial: id.into(), read_only, format, backing });
+        self
     }
 
     /// A vsock device (after all disks), reachable by [`Running::connect`].

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use casemate_spec::wire::{DiskFile, LimitsFile, RebootFile, RootFile, SelinuxFile, SpecFile};
+use casemate_spec::wire::{DiskFile, LayerFile, LimitsFile, RebootFile, RootFile, SelinuxFile, SpecFile};
 use casemate_spec::{DiskFormat, PolicyChange, SandboxSpec, SelinuxProfile, parse};
 
 use crate::failure::{Failure, Result};
@@ -108,8 +108,7 @@ pub fn absolute(option: &str, path: &str) -> Result<String> {
 
 /// `--root`: a scheme names the kind; without one only what cannot be mistaken is taken.
 pub fn root(given: &str) -> Result<RootFile> {
-    let (place, writable, overlay) = root_options(given)?;
-    let mut root = RootFile { writable, overlay, ..RootFile::default() };
+    let (place, mut root) = root_options(given)?;
     let path = |path: &str| absolute("--root", path).map(Some);
     match place.split_once(':') {
         Some(("dir", at)) => root.dir = path(at)?,
@@ -153,21 +152,28 @@ fn real_directory(place: &str) -> Result<String> {
     real.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("--root {place}: the path is not UTF-8")))
 }
 
-/// Takes `,writable` and `,overlay=SIZE` off the end.
-fn root_options(given: &str) -> Result<(&str, bool, Option<String>)> {
-    let (mut place, mut writable, mut overlay) = (given, false, None);
+/// Takes `,writable`, `,overlay=SIZE`, `,format=FORMAT` and `,backing=…` off the end.
+fn root_options(given: &str) -> Result<(&str, RootFile)> {
+    let (mut place, mut root, mut below) = (given, RootFile::default(), Vec::new());
     while let Some((rest, option)) = place.rsplit_once(',') {
         match option.split_once('=') {
-            None if option == "writable" => writable = true,
-            Some(("overlay", size)) => overlay = Some(size.to_owned()),
+            None if option == "writable" => root.writable = true,
+            Some(("overlay", size)) => root.overlay = Some(size.to_owned()),
+            Some(("backing", layer)) => below.insert(0, layer),
+            Some(("format", name)) => {
+                let unknown =
+                    || Failure::new(format!("--root {given}: format '{name}' is not known; use raw or qcow2"));
+                root.format = Some(format_named(name).ok_or_else(unknown)?);
+            }
             _ => break,
         }
         place = rest;
     }
+    root.backing = backing("--root", &below)?;
     if place.is_empty() {
         return Err(Failure::new(format!("--root {given}: no path is given")));
     }
-    Ok((place, writable, overlay))
+    Ok((place, root))
 }
 
 /// clap has refused every other word.
@@ -195,13 +201,14 @@ fn selinux(args: &SpecArgs, spec: &mut SpecFile) {
     spec.selinux = (asked != SelinuxFile::default()).then_some(asked);
 }
 
-const DISK_FORM: &str =
-    "write --disk id=ID,path=PATH,format=raw[,ro][,shared][,mount=DIR,fstype=TYPE][,label=LABEL][,relabel=no]";
+const DISK_FORM: &str = "write --disk id=ID,path=PATH,format=raw|qcow2[,backing=auto|none|PATH:FORMAT][,ro][,shared]\
+    [,mount=DIR,fstype=TYPE][,label=LABEL][,relabel=no]";
 
 fn disk(given: &str) -> Result<DiskFile> {
     let bad = |problem: String| Failure::new(format!("--disk {given}: {problem}")).remedy(DISK_FORM);
     let (mut id, mut path, mut format, mut mount, mut fstype) = (None, None, None, None, None);
     let (mut label, mut relabel) = (None, None);
+    let mut below = Vec::new();
     let (mut read_only, mut shared) = (false, false);
     for part in given.split(',') {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
@@ -220,6 +227,11 @@ fn disk(given: &str) -> Result<DiskFile> {
                 shared = true;
                 continue;
             }
+            "backing" if !value.is_empty() => {
+                below.push(value);
+                continue;
+            }
+            "backing" => return Err(bad("'backing' needs a value".into())),
             "id" => &mut id,
             "path" => &mut path,
             "format" => &mut format,
@@ -237,10 +249,11 @@ fn disk(given: &str) -> Result<DiskFile> {
         }
     }
     let needed = |value: Option<String>, key: &str| value.ok_or_else(|| bad(format!("'{key}' is missing")));
-    let format = match needed(format, "format")?.as_str() {
-        "raw" => DiskFormat::Raw,
-        other => return Err(bad(format!("format '{other}' is not known; it is never guessed"))),
+    let known = |given: &str| {
+        format_named(given).ok_or_else(|| bad(format!("format '{given}' is not known; it is never guessed")))
     };
+    let format = known(&needed(format, "format")?)?;
+    let backing = backing("--disk", &below)?;
     let relabel = match relabel.as_deref() {
         None => None,
         Some("yes") => Some(true),
@@ -248,7 +261,33 @@ fn disk(given: &str) -> Result<DiskFile> {
         Some(other) => return Err(bad(format!("relabel is yes or no, not '{other}'"))),
     };
     let path = absolute("--disk", &needed(path, "path")?)?;
-    Ok(DiskFile { id: needed(id, "id")?, path, format, read_only, shared, mount, fstype, label, relabel })
+    Ok(DiskFile { id: needed(id, "id")?, path, format, backing, read_only, shared, mount, fstype, label, relabel })
+}
+
+fn format_named(name: &str) -> Option<DiskFormat> {
+    match name {
+        "raw" => Some(DiskFormat::Raw),
+        "qcow2" => Some(DiskFormat::Qcow2),
+        _ => None,
+    }
+}
+
+/// What was given of a chain: nothing or `auto`, so that it is found out later; `none`; or each image, top to bottom.
+fn backing(option: &str, given: &[&str]) -> Result<Option<Vec<LayerFile>>> {
+    match given {
+        [] | ["auto"] => Ok(None),
+        ["none"] => Ok(Some(Vec::new())),
+        layers => layers.iter().map(|layer| self::layer(option, layer)).collect::<Result<_>>().map(Some),
+    }
+}
+
+fn layer(option: &str, given: &str) -> Result<LayerFile> {
+    let named = given.rsplit_once(':').and_then(|(path, format)| Some((path, format_named(format)?)));
+    let (path, format) = named.ok_or_else(|| {
+        Failure::new(format!("{option}: backing={given} names no format"))
+            .remedy("write backing=PATH:raw or backing=PATH:qcow2 for each image, top to bottom; or auto, or none")
+    })?;
+    Ok(LayerFile { path: absolute(option, path)?, format })
 }
 
 /// `c5`, `c5.c9`

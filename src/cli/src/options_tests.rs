@@ -141,7 +141,7 @@ fn refusals_name_the_option_and_the_remedy() {
     let root = ["--root", "dir:/"];
     for (line, said, remedy) in [
         (&["--disk", "id=a,path=/x"][..], "'format' is missing", "format=raw"),
-        (&["--disk", "id=a,path=/x,format=qcow2"], "never guessed", "format=raw"),
+        (&["--disk", "id=a,path=/x,format=vmdk"], "never guessed", "format=raw"),
         (&["--disk", "id=a,id=b,path=/x,format=raw"], "'id' is given twice", "write --disk"),
         (&["--disk", "id=a,path=/x,format=raw,wo"], "'wo' is not known", "write --disk"),
         (&["--disk", "id=,path=/x,format=raw"], "'id' needs a value", "write --disk"),
@@ -228,4 +228,22 @@ fn what_is_asked_of_selinux_reaches_its_field() {
     let said = format!("{refusal:?}");
     assert!(said.contains("relabel is yes or no"), "{said}");
     assert!(args(&["--selinux-level-shared"]).is_err() && args(&["--selinux-profile", "own"]).is_err());
+}
+
+#[test]
+fn svirt_18_a_chain_is_given_or_left_to_be_found() {
+    let disk = |text: &str| disk(text);
+    let backing = |text: &str| disk(&format!("id=d,path=/x,format=qcow2{text}")).map(|d| d.backing);
+    assert_eq!(backing("").unwrap(), None);
+    assert_eq!(backing(",backing=auto").unwrap(), None);
+    assert_eq!(backing(",backing=none").unwrap(), Some(vec![]));
+    let layers = backing(",backing=/a.qcow2:qcow2,ro,backing=/b.img:raw").unwrap().unwrap();
+    let layers: Vec<_> = layers.iter().map(|l| (l.path.as_str(), l.format)).collect();
+    assert_eq!(layers, [("/a.qcow2", DiskFormat::Qcow2), ("/b.img", DiskFormat::Raw)]);
+    for bad in [",backing=", ",backing=/a.img", ",backing=/a.img:vmdk"] {
+        assert!(backing(bad).is_err(), "{bad}");
+    }
+    let root = root("ext4:/x,format=qcow2,backing=/a:qcow2,backing=/b:raw,writable").unwrap();
+    assert_eq!((root.format, root.writable), (Some(DiskFormat::Qcow2), true));
+    assert_eq!(root.backing.unwrap().iter().map(|l| l.path.as_str()).collect::<Vec<_>>(), ["/a", "/b"]);
 }

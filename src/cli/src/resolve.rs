@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use casemate_agent_protocol::FsType;
 use casemate_client::dirs;
 use casemate_image::{Kernel, KernelManifest, RootSource, Store, TarCompression};
+use casemate_spec::SandboxSpec;
 use casemate_spec::wire::{RootFile, SpecFile};
 
 use crate::failure::{Failure, Result};
@@ -14,6 +15,7 @@ use crate::progress::Bar;
 
 /// The specification with every name replaced by a file that exists.
 pub fn resolve(mut spec: SpecFile, context: &Context) -> Result<SpecFile> {
+    declare_chains(&mut spec)?;
     if spec.bare {
         return Ok(spec);
     }
@@ -32,8 +34,16 @@ pub fn resolve(mut spec: SpecFile, context: &Context) -> Result<SpecFile> {
     Ok(spec)
 }
 
+/// Every chain becomes the explicit list that the jailer takes; checked again, since the images said what is in it.
+fn declare_chains(spec: &mut SpecFile) -> Result<()> {
+    casemate_client::chain::declare(spec).map_err(|e| Failure::from_error(&e))?;
+    SandboxSpec::try_from(spec.clone())?;
+    Ok(())
+}
+
 /// The kernel's path where it is known; builds nothing, for `plan`.
-pub fn look_up(mut spec: SpecFile, context: &Context) -> SpecFile {
+pub fn look_up(mut spec: SpecFile, context: &Context) -> Result<SpecFile> {
+    declare_chains(&mut spec)?;
     let named = spec.kernel.as_deref().filter(|k| !k.starts_with('/'));
     if !spec.bare && (named.is_some() || spec.kernel.is_none()) && context.dirs.state.join("kernels").is_dir() {
         let found = open(context).ok().and_then(|store| store.kernel(named).ok());
@@ -41,7 +51,7 @@ pub fn look_up(mut spec: SpecFile, context: &Context) -> SpecFile {
             spec.kernel = Some(path);
         }
     }
-    spec
+    Ok(spec)
 }
 
 pub fn open(context: &Context) -> Result<Store> {

@@ -35,7 +35,7 @@ pub struct SpecArgs {
     /// Guest memory, as 256M.
     #[arg(short, long, value_name = "SIZE", help_heading = "Guest")]
     pub memory: Option<String>,
-    /// A further disk: id=ID,path=PATH,format=raw[,ro][,shared][,mount=DIR,fstype=TYPE].
+    /// A further disk: id=ID,path=PATH,format=raw|qcow2[,backing=auto|none|PATH:FORMAT][,ro][,shared][,mount=DIR,fstype=TYPE].
     #[arg(long, value_name = "DISK", help_heading = "Guest")]
     pub disk: Vec<String>,
     /// Host name in the guest.

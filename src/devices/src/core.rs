@@ -198,6 +198,11 @@ impl DeviceCore {
         if self.pending.fetch_or(bits, Ordering::SeqCst) == 0 { Action::Kick(self.index) } else { Action::None }
     }
 
+    /// The VM is over.
+    pub fn finish(&self) {
+        self.lock().device.finish();
+    }
+
     /// One turn of the io thread: every notified queue once, each within its budget.
     pub fn process(&self) -> Progress {
         let mut inner = self.lock();

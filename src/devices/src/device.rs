@@ -79,6 +79,8 @@ pub trait VirtioDevice: Send {
     fn host_event(&mut self, _token: u32, _ready: Readiness, _io: &mut Queues<'_>) -> Result<Progress, Fault> {
         Ok(Progress::Idle)
     }
+    /// The VM is over: what the device still holds goes to its host side. Bounded work only.
+    fn finish(&mut self) {}
     fn migration(&self) -> MigrationStatus;
     fn save(&self) -> DeviceState;
     /// Called on a fresh device before its queues come back.

@@ -272,6 +272,11 @@ impl VirtioMmio {
         self.core.host_event(token, ready)
     }
 
+    /// The VM is over: the device closes what it holds.
+    pub fn finish(&self) {
+        self.core.finish();
+    }
+
     /// Why the device stopped, once per stop; for the log.
     pub fn take_fault(&self) -> Option<Fault> {
         self.core.take_fault()

@@ -21,6 +21,11 @@ pub mod names {
     pub fn disk(id: &str) -> String {
         format!("disk.{id}")
     }
+
+    /// The name of the descriptor of the image `depth` below a disk's own, from 1. A disk's id holds no dot.
+    pub fn layer(id: &str, depth: usize) -> String {
+        format!("disk.{id}.{depth}")
+    }
 }
 
 /// What a descriptor must be, checked with fstat(2) on both sides of the exec.

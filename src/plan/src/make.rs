@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::HostConfig;
 use crate::facts::{HostFacts, KvmFacts, SelinuxFamily, SelinuxMode};
-use crate::fds::{FdTable, names};
+use crate::fds::FdTable;
+use crate::images;
 use crate::posture::{self, Warning};
-use crate::role::{DiskPlan, VmPlan};
+use crate::role::VmPlan;
 use crate::step::{Rlimit, Role, Step};
 use crate::steps::Maker;
 
@@ -186,17 +187,13 @@ fn vm(spec: &SandboxSpec) -> VmPlan {
     let mut cmdline = String::new();
     let agent = match spec.boot() {
         Boot::Agent { root, .. } => {
-            disks.push(DiskPlan { fd: names::disk("root"), serial: "root".into(), read_only: !root.writable });
+            disks.push(images::root_plan(root));
             cmdline.push_str(BASE_CMDLINE);
             true
         }
         Boot::Bare { .. } => false,
     };
-    disks.extend(spec.disks().iter().map(|disk| DiskPlan {
-        fd: names::disk(disk.id.as_str()),
-        serial: disk.id.as_str().into(),
-        read_only: disk.read_only,
-    }));
+    disks.extend(spec.disks().iter().map(images::disk_plan));
     if !spec.cmdline().is_empty() {
         if !cmdline.is_empty() {
             cmdline.push(' ');

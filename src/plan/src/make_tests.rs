@@ -1,11 +1,11 @@
 //! Golden plans, and the order facts.
 
-use casemate_spec::parse;
+use casemate_spec::{DiskFormat, parse};
 
 use super::*;
-use crate::explain;
 use crate::facts::{CgroupFacts, SelinuxFacts, SelinuxFamily};
 use crate::step::{Action, LabelChoice, Step};
+use crate::{FdAccess, ImageClass, explain, names};
 
 fn spec(text: &str) -> SandboxSpec {
     SandboxSpec::try_from(parse::toml(text).unwrap()).unwrap()
@@ -193,8 +193,60 @@ fn no_kvm_is_a_blocker_with_its_reason() {
     assert!(made(BARE, &facts).check().unwrap_err().to_string().contains("/dev/kvm does not exist"));
 }
 
+const CHAIN: &str = "name = 'over'\nbare = true\nkernel = '/k'\n[[disks]]\nid = 'd'\npath = '/srv/top.qcow2'\n\
+                     format = 'qcow2'\nbacking = [{ path = '/srv/mid.qcow2', format = 'qcow2' }, \
+                     { path = '/srv/base.img', format = 'raw' }]\n";
+
+#[test]
+fn svirt_18_the_top_is_exclusive_and_every_lower_image_is_content() {
+    let plan = made(CHAIN, &enforcing());
+    let of = |fd: &str| {
+        let class = plan.steps.iter().find_map(|s| match &s.action {
+            Action::Relabel { fd: of, class, .. } if of == fd => Some(*class),
+            _ => None,
+        });
+        let exclusive = plan.steps.iter().find_map(|s| match &s.action {
+            Action::LockImage { fd: of, exclusive } if of == fd => Some(*exclusive),
+            _ => None,
+        });
+        (class.unwrap(), exclusive.unwrap(), plan.fds.get(fd).unwrap().access)
+    };
+    assert_eq!(of("disk.d"), (ImageClass::Exclusive, true, FdAccess::ReadWrite));
+    for fd in ["disk.d.1", "disk.d.2"] {
+        assert_eq!(of(fd), (ImageClass::Content, false, FdAccess::ReadOnly));
+    }
+    let disk = &plan.vm.disks[0];
+    let layers: Vec<_> = disk.backing.iter().map(|l| (l.fd.as_str(), l.format)).collect();
+    assert_eq!(layers, [("disk.d.1", DiskFormat::Qcow2), ("disk.d.2", DiskFormat::Raw)]);
+    // A read-only chain has no exclusive image at all.
+    let plan =
+        made(&CHAIN.replace("format = 'qcow2'\nbacking", "format = 'qcow2'\nread_only = true\nbacking"), &enforcing());
+    assert!(!plan.steps.iter().any(|s| matches!(&s.action, Action::Relabel { class: ImageClass::Exclusive, .. })));
+    assert!(!plan.steps.iter().any(|s| matches!(&s.action, Action::LockImage { exclusive: true, .. })));
+}
+
+#[test]
+fn svirt_18_a_label_of_the_disks_own_is_the_tops_alone() {
+    let labelled = CHAIN.replace("format = 'qcow2'\nbacking", "format = 'qcow2'\nlabel = 'u:r:t:s0'\nbacking");
+    let kept = "selinux = { level = 's0:c1,c2' }\n".to_owned() + CHAIN;
+    let kept = kept.replace("format = 'qcow2'\nbacking", "format = 'qcow2'\nrelabel = false\nbacking");
+    let choices = |text: &str| -> Vec<bool> {
+        let disks = |step: &Step| matches!(&step.action, Action::Relabel { fd, .. } if fd.starts_with("disk."));
+        let plan = made(text, &enforcing());
+        plan.steps
+            .iter()
+            .filter(|s| disks(s))
+            .map(|s| matches!(&s.action, Action::Relabel { choice: crate::LabelChoice::OfClass, .. }))
+            .collect()
+    };
+    assert_eq!(choices(CHAIN), [true, true, true]);
+    assert_eq!(choices(&labelled), [false, true, true]);
+    assert_eq!(choices(&kept), [false, false, false]);
+}
+
 #[test]
 fn golden_plans() {
+    insta::assert_snapshot!("svirt_18-chain-enforcing-v2", explain::text(&made(CHAIN, &enforcing())));
     insta::assert_snapshot!("agent-enforcing-v2", explain::text(&made(AGENT, &enforcing())));
     insta::assert_snapshot!("agent-hardened-v1", explain::text(&made(AGENT, &without_selinux())));
     insta::assert_snapshot!("bare-hardened-v1", explain::text(&made(BARE, &without_selinux())));

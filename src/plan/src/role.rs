@@ -1,13 +1,14 @@
 //! [`RolePlan`]: what the runner is told, in a sealed memfd at descriptor 3, and what both attestations compare with.
 //! Encoded with postcard (see `wire::codec`).
 
+use casemate_spec::DiskFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::fds::{FdAccess, FdKind};
 use crate::step::Rlimit;
 
 /// Version of the encoding; the runner refuses any other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// A runner's plan with all values bound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,18 @@ pub struct DiskPlan {
     /// virtio-blk serial.
     pub serial: String,
     pub read_only: bool,
+    /// Never probed.
+    pub format: DiskFormat,
+    /// The images below, top to bottom; always read-only.
+    pub backing: Vec<LayerPlan>,
+}
+
+/// An image below a disk's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerPlan {
+    /// Name of its descriptor, `disk.<id>.<depth>`.
+    pub fd: String,
+    pub format: DiskFormat,
 }
 
 impl RolePlan {

@@ -1,7 +1,7 @@
 //! The ordered steps of one start, and the descriptors that they give the runner. The order is the security argument;
 //! `make` says which facts it rests on.
 
-use casemate_spec::{Boot, Disk, RootSource, SandboxSpec};
+use casemate_spec::{Boot, Disk, SandboxSpec};
 
 use crate::config::HostConfig;
 use crate::facts::{CgroupFacts, HostFacts};
@@ -33,7 +33,7 @@ impl<'a> Maker<'a> {
         (self.steps, self.fds)
     }
 
-    fn step(&mut self, role: Role, layer: Layer, action: Action, what: impl Into<String>, why: &str) {
+    pub(crate) fn step(&mut self, role: Role, layer: Layer, action: Action, what: impl Into<String>, why: &str) {
         self.steps.push(Step { role, layer, action, what: what.into(), why: why.into(), undo: None });
     }
 
@@ -91,7 +91,7 @@ impl<'a> Maker<'a> {
         self.step(Role::Jailer, Layer::Selinux, action, what, why);
     }
 
-    fn open(&mut self, fd: String, path: String, kind: FdKind, access: FdAccess, why: &str) {
+    pub(crate) fn open(&mut self, fd: String, path: String, kind: FdKind, access: FdAccess, why: &str) {
         self.fds.push(fd.clone(), kind, access, FdSource::Path(path.clone()));
         let what =
             format!("open {path} as '{fd}', {}", if access == FdAccess::ReadOnly { "read-only" } else { "read-write" });
@@ -119,21 +119,15 @@ impl<'a> Maker<'a> {
             self.relabel(names::INITRD.into(), ImageClass::Content, self.default_choice());
         }
         if let Boot::Agent { root, .. } = self.spec.boot() {
-            let path = match &root.source {
-                RootSource::Dir(path) => format!("(the image of directory {path})"),
-                RootSource::Tar(path) => format!("(the image of archive {path})"),
-                RootSource::Image { path, .. } => path.to_string(),
-            };
-            self.image(names::disk("root"), path, !root.writable, false, self.default_choice());
+            self.root(root);
         }
         for (at, disk) in self.spec.disks().iter().enumerate() {
-            let Disk { id, path, read_only, shared, .. } = disk;
-            self.image(names::disk(id.as_str()), path.to_string(), *read_only, *shared, self.choice(at, disk));
+            self.disk(disk, self.choice(at, disk));
         }
     }
 
     /// Whose labels are left alone unless the object itself says otherwise.
-    fn default_choice(&self) -> LabelChoice {
+    pub(crate) fn default_choice(&self) -> LabelChoice {
         match self.spec.selinux().relabel {
             true => LabelChoice::OfClass,
             false => LabelChoice::Keep { field: "selinux.relabel".into() },
@@ -152,32 +146,7 @@ impl<'a> Maker<'a> {
         }
     }
 
-    fn image(&mut self, fd: String, path: String, read_only: bool, shared: bool, choice: LabelChoice) {
-        let access = if read_only { FdAccess::ReadOnly } else { FdAccess::ReadWrite };
-        self.open(
-            fd.clone(),
-            path,
-            FdKind::Image,
-            access,
-            "the format is named by the user, never guessed from content",
-        );
-        let exclusive = !read_only && !shared;
-        self.step(
-            Role::Jailer,
-            Layer::None,
-            Action::LockImage { fd: fd.clone(), exclusive },
-            format!("lock '{fd}' {}", if exclusive { "exclusively" } else { "shared" }),
-            "two writers destroy a file system",
-        );
-        let class = match (read_only, shared) {
-            (true, _) => ImageClass::Content,
-            (false, true) => ImageClass::Shared,
-            (false, false) => ImageClass::Exclusive,
-        };
-        self.relabel(fd, class, choice);
-    }
-
-    fn relabel(&mut self, fd: String, class: ImageClass, choice: LabelChoice) {
+    pub(crate) fn relabel(&mut self, fd: String, class: ImageClass, choice: LabelChoice) {
         if !uses_selinux(self.facts) {
             return;
         }

@@ -38,6 +38,13 @@ impl Device {
         }
     }
 
+    fn finish(&self) {
+        match self {
+            Device::Virtio(device) => device.finish(),
+            Device::Serial(_) => {}
+        }
+    }
+
     fn host_event(&self, token: u32, flags: epoll::EventFlags) -> Progress {
         match self {
             Device::Virtio(device) => device.host_event(token, readiness(flags)),
@@ -162,6 +169,7 @@ impl IoThread {
     fn last_turn(&self) {
         for device in &self.devices {
             let _more = (0..LAST_TURNS).find(|_| device.process() != Progress::More);
+            device.finish();
         }
     }
 }

@@ -16,6 +16,7 @@
 
 mod attest;
 mod control;
+mod disks;
 mod error;
 mod exits;
 mod initrd_tail;

@@ -11,12 +11,12 @@ use casemate_devices::{
     Block, Bus, Console, EntropySource, HostAcceptor, RingLog, Rng, Trigger, VirtioDevice, VirtioMmio, Vsock,
 };
 use casemate_plan::{RolePlan, VmPlan, names};
-use casemate_storage::RawDisk;
 use casemate_sys::memfd;
 use casemate_sys::rustix::event::epoll;
 use casemate_vm::{Gate, Image, IrqMode, Kvm, Platform, Vcpu, Vm, VmConfig, layout};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::disks;
 use crate::error::{Error, Step};
 use crate::exits::{Bell, Exits};
 use crate::initrd_tail;
@@ -29,7 +29,7 @@ use crate::serial_tap::{Ear, SerialTap};
 use crate::stages::Stages;
 
 const VM: &str = "create the VM";
-const DEVICES: &str = "make the devices";
+pub(crate) const DEVICES: &str = "make the devices";
 const BOOT: &str = "load the kernel";
 
 /// Everything the threads need.
@@ -143,9 +143,7 @@ impl<'a> Board<'a> {
         ear: &Ear,
     ) -> Result<(Arc<Exits>, Vec<Device>, Platform), Error> {
         for disk in &plan.disks {
-            let file = File::from(fds.take(&disk.fd)?);
-            let backend = RawDisk::new(file, disk.read_only).step(DEVICES)?;
-            self.virtio(Box::new(Block::new(Box::new(backend), &disk.serial)))?;
+            self.virtio(Box::new(Block::new(disks::open(disk, fds)?, &disk.serial)))?;
         }
         if let Some(cid) = plan.vsock_cid {
             let listener = UnixListener::from(fds.take(names::VSOCK)?);

@@ -6,6 +6,7 @@
 //! jailer's question, asked on an open file descriptor.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod error;
 #[cfg(feature = "text")]
 pub mod parse;
@@ -14,6 +15,7 @@ pub mod selinux;
 pub mod values;
 pub mod wire;
 
+pub use chain::ImageLayer;
 pub use error::SpecError;
 pub use sandbox::{Boot, Disk, Limits, Process, RebootPolicy, Root, RootSource, SandboxSpec};
 pub use selinux::{DiskLabel, Selinux};

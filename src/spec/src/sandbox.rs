@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::chain::{self, ImageLayer};
 use crate::error::SpecError;
 use crate::selinux::{self, DiskLabel, Selinux};
 use crate::values::{ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, Posture, SandboxId, parse_duration};
@@ -40,7 +41,7 @@ pub struct SandboxSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Boot {
     /// A Linux kernel, our agent as its first process, and a command.
-    Agent { kernel: Option<String>, initrd: Option<HostPath>, root: Root, process: Process },
+    Agent { kernel: Option<String>, initrd: Option<HostPath>, root: Root, process: Box<Process> },
     /// A kernel alone.
     Bare { kernel: HostPath, initrd: Option<HostPath> },
 }
@@ -70,7 +71,7 @@ pub struct Root {
 pub enum RootSource {
     Dir(HostPath),
     Tar(HostPath),
-    Image { path: HostPath, fstype: String },
+    Image { path: HostPath, fstype: String, format: DiskFormat, backing: Vec<ImageLayer> },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +79,8 @@ pub struct Disk {
     pub id: DiskId,
     pub path: HostPath,
     pub format: DiskFormat,
+    /// The images below it, top to bottom; read-only.
+    pub backing: Vec<ImageLayer>,
     pub read_only: bool,
     pub shared: bool,
     pub mount: Option<(GuestPath, String)>,
@@ -202,7 +205,7 @@ fn sandbox_id(field: &str, text: &str) -> Result<SandboxId, SpecError> {
     })
 }
 
-fn host_path(field: impl Into<String>, text: &str) -> Result<HostPath, SpecError> {
+pub(crate) fn host_path(field: impl Into<String>, text: &str) -> Result<HostPath, SpecError> {
     HostPath::parse(text).map_err(|problem| SpecError::field(field, problem, "give an absolute path without '..'"))
 }
 
@@ -270,7 +273,7 @@ fn agent(file: &SpecFile, memory: ByteSize, vsock: bool) -> Result<Boot, SpecErr
         kernel: file.kernel.clone(),
         initrd: initrd(file)?,
         root: self::root(root, memory)?,
-        process: process(file)?,
+        process: Box::new(process(file)?),
     })
 }
 
@@ -280,13 +283,18 @@ fn root(root: &RootFile, memory: ByteSize) -> Result<Root, SpecError> {
         (None, Some(path), None) => RootSource::Tar(host_path("root.tar", path)?),
         (None, None, Some(path)) => {
             let fstype = file_system("root.fstype", root.fstype.as_deref())?;
-            RootSource::Image { path: host_path("root.image", path)?, fstype }
+            let format = root.format.unwrap_or(DiskFormat::Raw);
+            let backing = chain::backing("root", format, root.backing.as_deref())?;
+            RootSource::Image { path: host_path("root.image", path)?, fstype, format, backing }
         }
         _ => return Err(SpecError::field("root", "names no source, or several", "give one of dir, tar, image")),
     };
     let image = matches!(source, RootSource::Image { .. });
     if root.fstype.is_some() && !image {
         return Err(SpecError::field("root.fstype", "goes with 'image' only", "leave it out"));
+    }
+    if (root.format.is_some() || root.backing.is_some()) && !image {
+        return Err(SpecError::field("root.format", "goes with 'image' only", "leave out 'format' and 'backing'"));
     }
     if root.writable && !(image && root.fstype.as_deref() == Some("ext4")) {
         return Err(SpecError::field("root.writable", "goes with an ext4 'image' only", "leave it out for an overlay"));
@@ -399,6 +407,7 @@ fn disks(file: &SpecFile) -> Result<Vec<Disk>, SpecError> {
         }
         disks.push(disk);
     }
+    chain::across(file, &disks)?;
     Ok(disks)
 }
 
@@ -407,6 +416,10 @@ fn disk(field: &str, asked: &DiskFile) -> Result<Disk, SpecError> {
         .map_err(|p| SpecError::field(format!("{field}.id"), p, "use 1 to 20 of a-z 0-9 _ -"))?;
     if asked.shared && asked.read_only {
         return Err(SpecError::field(format!("{field}.shared"), "a read-only disk is shared as it is", "leave it out"));
+    }
+    if asked.shared && asked.format == DiskFormat::Qcow2 {
+        let problem = "two writers destroy a qcow2 image's tables";
+        return Err(SpecError::field(format!("{field}.shared"), problem, "give each sandbox an overlay of its own"));
     }
     let mount = match (&asked.mount, &asked.fstype) {
         (Some(path), fstype) => {
@@ -423,6 +436,7 @@ fn disk(field: &str, asked: &DiskFile) -> Result<Disk, SpecError> {
         id,
         path: host_path(format!("{field}.path"), &asked.path)?,
         format: asked.format,
+        backing: chain::backing(field, asked.format, asked.backing.as_deref())?,
         read_only: asked.read_only,
         shared: asked.shared,
         mount,

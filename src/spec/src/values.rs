@@ -195,6 +195,17 @@ impl CpuCount {
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
     Raw,
+    /// With or without images below it (`backing`).
+    Qcow2,
+}
+
+impl fmt::Display for DiskFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+        })
+    }
 }
 
 /// Whose SELinux types a sandbox uses.

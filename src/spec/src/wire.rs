@@ -116,6 +116,12 @@ pub struct RootFile {
     /// File system in `image`: `erofs`, `ext4` or `squashfs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fstype: Option<String>,
+    /// Format of `image`; raw when absent, never guessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<DiskFormat>,
+    /// The images below a qcow2 `image`, as for a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Vec<LayerFile>>,
     /// Write to `image` itself instead of an overlay in guest memory.
     #[serde(default)]
     pub writable: bool,
@@ -135,6 +141,10 @@ pub struct DiskFile {
     pub path: String,
     /// Format; never guessed.
     pub format: DiskFormat,
+    /// The images below a qcow2 one, top to bottom. The client reads them from the images' headers when absent; the
+    /// jailer opens what stands here and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Vec<LayerFile>>,
     #[serde(default)]
     pub read_only: bool,
     /// Several sandboxes may write to it at once.
@@ -151,6 +161,17 @@ pub struct DiskFile {
     /// `false`: leave this disk's label alone, but check that it fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relabel: Option<bool>,
+}
+
+/// An image below another one, read-only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LayerFile {
+    /// Image or block device on the host, an absolute path.
+    pub path: String,
+    /// Format; never guessed.
+    pub format: DiskFormat,
 }
 
 /// What is asked of SELinux; every field has a default.

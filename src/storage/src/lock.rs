@@ -17,6 +17,12 @@ const OUR_BYTE: i64 = 1 << 62;
 const LIBVIRT_METADATA: i64 = 1;
 /// 100 + the bit number of BLK_PERM_WRITE: shared-locked by every QEMU that may write.
 const QEMU_WRITES: i64 = 101;
+/// 200 + the same bit: shared-locked by whoever lets nobody else write.
+const QEMU_MAY_NOT_WRITE: i64 = 201;
+/// 200 + BLK_PERM_RESIZE.
+const QEMU_MAY_NOT_RESIZE: i64 = 203;
+/// All of QEMU's bytes, 100 + and 200 + permission.
+const QEMU_BYTES: (i64, i64) = (100, 200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
@@ -30,13 +36,30 @@ pub enum LockMode {
 pub enum LockError {
     #[error("the image is in use by another VM; stop that VM, or share the image read-only in both")]
     InUse,
+    #[error("the image is in use by QEMU; stop that guest first, or share the image read-only in both")]
+    QemuUses,
     #[error("cannot lock the image")]
     Io(#[source] io::Error),
 }
 
 /// Locks the open file behind `file`, without waiting. An exclusive lock needs a writable descriptor.
+///
+/// A QEMU that uses the image in a way that does not go with `mode` is refused; one that starts later is told by the
+/// bytes that it looks at itself: nobody else writes or resizes.
 pub fn lock_image(file: &File, mode: LockMode) -> Result<(), LockError> {
-    set(file, kind(mode), OUR_BYTE)
+    set(file, kind(mode), OUR_BYTE)?;
+    let (first, count) = match mode {
+        LockMode::Exclusive => QEMU_BYTES,
+        LockMode::Shared => (QEMU_WRITES, 1),
+    };
+    if conflicts(file, F_WRLCK, first, count)? {
+        return Err(LockError::QemuUses);
+    }
+    let ours: &[i64] = match mode {
+        LockMode::Exclusive => &[QEMU_WRITES, QEMU_MAY_NOT_WRITE, QEMU_MAY_NOT_RESIZE],
+        LockMode::Shared => &[QEMU_MAY_NOT_WRITE, QEMU_MAY_NOT_RESIZE],
+    };
+    ours.iter().try_for_each(|byte| set(file, F_RDLCK, *byte))
 }
 
 /// Takes libvirt's metadata lock, for as long as a label is being changed. Needs a writable descriptor.
@@ -129,6 +152,8 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         let [qemu, ours, libvirt] = [open(image.path()), open(image.path()), open(image.path())];
         set(&qemu, F_RDLCK, QEMU_WRITES).unwrap();
+        assert!(matches!(lock_image(&ours, LockMode::Shared), Err(LockError::QemuUses)));
+        assert!(matches!(lock_image(&ours, LockMode::Exclusive), Err(LockError::QemuUses)));
         assert!(foreign_lock(&ours, LockMode::Shared).unwrap());
         assert!(foreign_lock(&ours, LockMode::Exclusive).unwrap());
         drop(qemu);

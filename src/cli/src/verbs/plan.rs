@@ -9,7 +9,7 @@ use crate::run_args::PlanArgs;
 use crate::{options, resolve};
 
 pub fn plan(context: &Context, args: &PlanArgs) -> Result<u8> {
-    let spec = resolve::look_up(options::spec_file(&args.spec)?, context);
+    let spec = resolve::look_up(options::spec_file(&args.spec)?, context)?;
     let answer = Jailer::locate(&context.dirs)?.ask(&["plan"], Some(&spec))?;
     let plan: Plan = serde_json::from_value(answer.json.clone()).map_err(|e| {
         Failure::new(format!("the jailer's plan is not one that this program knows: {e}"))
