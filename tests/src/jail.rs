@@ -71,6 +71,15 @@ impl Host {
         self.dir.path().join("run")
     }
 
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// What every verb of the jailer's is given.
+    pub fn dirs(&self) -> [std::ffi::OsString; 4] {
+        ["--run-dir".into(), self.run_dir().into(), "--state-dir".into(), self.state_dir().into()]
+    }
+
     /// A place for files beside the run directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -117,7 +126,7 @@ impl Host {
     pub fn start_with(&self, spec: OwnedFd, mut command: Command) -> Result<Launch, Failed> {
         let (channel, theirs) = Channel::pair()?;
         let stderr = tempfile::tempfile()?;
-        command.arg("run").arg("--run-dir").arg(self.run_dir()).stdout(Stdio::null()).stderr(stderr.try_clone()?);
+        command.arg("run").args(self.dirs()).stdout(Stdio::null()).stderr(stderr.try_clone()?);
         let fds = [FdMapping { parent_fd: theirs, child_fd: 3 }, FdMapping { parent_fd: spec, child_fd: 4 }];
         let child = command.fd_mappings(fds.into())?.spawn()?;
         // The command still holds the child's end of the socket.
@@ -127,7 +136,7 @@ impl Host {
 
     /// Another verb of the jailer's.
     pub fn verb(&self, verb: &[&str]) -> Result<Output, Failed> {
-        Ok(Command::new(self.jailer()).args(verb).arg("--run-dir").arg(self.run_dir()).output()?)
+        Ok(Command::new(self.jailer()).args(verb).args(self.dirs()).output()?)
     }
 
     /// A start that must be refused: the failure as the client hears it, and nothing left on the host.

@@ -196,9 +196,14 @@ pub struct AttackArgs {
 
 #[derive(Debug, Args)]
 pub struct RepairArgs {
+    /// Of this sandbox only.
+    pub name: Option<String>,
     /// Say what would be done; change nothing.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Give up labels that wait for a file system which will not come back.
+    #[arg(long, requires = "name")]
+    pub forget: bool,
 }
 
 #[derive(Debug, Subcommand)]

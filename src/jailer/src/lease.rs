@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use casemate_label::mode::SelinuxFs;
-use casemate_label::{Context, InUse, Intent, Level, Sources, UidRange, VerifiedProc, Window};
+use casemate_label::{Context, InUse, Intent, Level, Sources, UidRange, VerifiedProc, Window, durable};
 use casemate_plan::{Action, FdKind, HostConfig, Plan, Step};
 
 use crate::error::StepFailed;
@@ -27,7 +27,9 @@ impl Start {
         let (own, fs) = self.caller(step)?;
         let label = |level: Level| self.relabeler.profile().runner_label(&own, level);
         let window = self.window.declared(|level| fs.is_valid(&label(level)));
-        let in_use = InUse::survey(&sources(&self.config, Some(plan)));
+        let mut in_use = InUse::survey(&sources(&self.config, Some(plan)));
+        // After a reboot no lease speaks for the pairs that crashed sandboxes left on files.
+        durable::add_held(&self.config.state_dir, &mut in_use).map_err(|e| StepFailed::at(step, e))?;
         let leased = self.ledger.lease_pair(&owner, &window.categories, &in_use);
         let (pair, lease) = leased.map_err(|e| StepFailed::at(step, e))?;
         self.have(window.level(pair), &own);
@@ -68,6 +70,7 @@ impl Start {
 
     /// Our own label, whose user and role the runner gets; the window is that of whoever executed us.
     fn caller(&mut self, step: &Step) -> Result<(Context, SelinuxFs), StepFailed> {
+        self.name_host(step)?;
         let proc = VerifiedProc::open_host().map_err(|e| StepFailed::at(step, e))?;
         let caller = proc.callers_label().map_err(|e| StepFailed::at(step, e))?;
         self.window = Window::of_caller(&caller);

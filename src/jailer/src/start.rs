@@ -9,7 +9,7 @@ use std::path::Path;
 use casemate_confine::cgroup::{self, Cgroup};
 use casemate_label::{
     Attribute, Context, Intent, Journal, LabelClass, Ledger, Level, Owner, Profile, Relabeler, UndoOutcome, Undoer,
-    VerifiedProc, Window,
+    VerifiedProc, Window, durable, record,
 };
 use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, Plan, Step, names};
 use casemate_spec::{Posture, SandboxId};
@@ -70,7 +70,9 @@ impl Start {
         let _lock = run.lock()?;
         let dir = run.reserve(&name)?;
         let owner = Owner::of_self(name.as_str()).map_err(|e| StepFailed::at(step, e))?;
-        let journal = match Journal::create(dir.fd(), dir.path(), owner) {
+        let held = config.state_dir.join(durable::HELD);
+        let kept = |mut journal: Journal| journal.keep_labels_in(&held).map(|()| journal);
+        let journal = match Journal::create(dir.fd(), dir.path(), owner).and_then(kept) {
             Ok(journal) => journal,
             Err(error) => {
                 let failed = StepFailed::at(step, error);
@@ -125,6 +127,16 @@ impl Start {
             Action::CreateCgroup(cgroup) => self.create_cgroup(step, cgroup),
             _ => Err(StepFailed::at_because(step, "this is not a step of the jailer's")),
         }
+    }
+
+    /// Owner records name the host that wrote them.
+    pub(crate) fn name_host(&mut self, step: &Step) -> Result<(), StepFailed> {
+        let state = &self.config.state_dir;
+        let id = record::host_id(state).map_err(|e| {
+            StepFailed::at_because(step, format!("{}/host-id cannot be read or made: {e}", state.display()))
+        })?;
+        self.relabeler.set_host(id);
+        Ok(())
     }
 
     /// Writes the runner down as soon as its pid is known, so that `repair` finds it.
@@ -259,8 +271,8 @@ pub fn undo_journal(ledger: &Ledger, relabeler: &Relabeler, journal: &mut Journa
         Ok(reports) => reports
             .into_iter()
             .filter_map(|report| match report.outcome {
-                UndoOutcome::Failed(why) => Some(format!("{}: {why}", report.what)),
-                UndoOutcome::Undone(_) | UndoOutcome::Absent | UndoOutcome::Left(_) => None,
+                UndoOutcome::Failed(why) | UndoOutcome::Waiting(why) => Some(format!("{}: {why}", report.what)),
+                _ => None,
             })
             .collect(),
     }

@@ -132,7 +132,7 @@ fn open_private(run_dir: &Path, create: bool) -> Result<OwnedFd, StepFailed> {
         return Err(StepFailed::because(STAGE, problem));
     }
     // Made by a package or tmpfiles.d with the usual mode: nobody else could write, now nobody else can look either.
-    if is.mode & 0o077 != 0 {
+    if create && is.mode & 0o077 != 0 {
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o700)).map_err(|e| failed(std::io::Error::from(e)))?;
     }
     Ok(fd)

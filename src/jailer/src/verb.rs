@@ -18,7 +18,7 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   run            start the sandbox whose specification is on descriptor 4; events on descriptor 3
   plan           print the plan for the specification on descriptor 4 as JSON; change nothing
   facts          print what this host offers, as JSON
-  repair [--dry-run]   take back what dead sandboxes left, print what was done as JSON
+  repair [NAME] [--dry-run] [--forget]   take back what dead sandboxes left, print what was done as JSON
   rm NAME        remove an ended sandbox's record and logs
   selftest       positive and negative control of each layer in a real jail, as JSON
   attack A B     what code in A's confinement can do to B, layer by layer, as JSON
@@ -32,7 +32,7 @@ enum Verb {
     Run,
     Plan,
     Facts,
-    Repair { dry_run: bool },
+    Repair(repair::Asked),
     Remove(SandboxId),
     Selftest(trial::Part),
     Attack(Option<(SandboxId, SandboxId)>, trial::Part),
@@ -77,7 +77,7 @@ fn act(call: Call) -> Result<(), StepFailed> {
         Verb::Run => run::run(&config),
         Verb::Plan => plan(&config),
         Verb::Facts => json(&facts::gather(None)?.host),
-        Verb::Repair { dry_run } => json(&repair::repair(&config, dry_run)?),
+        Verb::Repair(asked) => json(&repair::repair(&config, &asked)?),
         Verb::Remove(name) => repair::remove(&config, &name),
         Verb::Selftest(part) => json(&trial::selftest(&config, part)?),
         Verb::Attack(pair, part) => json(&trial::attack(&config, pair, part)?),
@@ -115,12 +115,14 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let mut parser = Parser::from_args(args);
     let (mut run_dir, mut state_dir, mut dry_run, mut part) = (None, None, false, trial::Part::Whole);
     let mut module = policy::Options::default();
+    let mut forget = false;
     let mut words: Vec<String> = Vec::new();
     while let Some(arg) = parser.next()? {
         match arg {
             Arg::Long("run-dir") => run_dir = Some(absolute(parser.value()?)?),
             Arg::Long("state-dir") => state_dir = Some(absolute(parser.value()?)?),
             Arg::Long("dry-run") => dry_run = true,
+            Arg::Long("forget") => forget = true,
             Arg::Long("part") => part = layers(&parser.value()?.string()?)?,
             Arg::Long("from") => module.from = Some(absolute(parser.value()?)?),
             Arg::Long("base") => module.base = Some(absolute(parser.value()?)?),
@@ -138,7 +140,8 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["run"] => Verb::Run,
         ["plan"] => Verb::Plan,
         ["facts"] => Verb::Facts,
-        ["repair"] => Verb::Repair { dry_run },
+        ["repair"] => Verb::Repair(repair::Asked { only: None, dry_run, forget }),
+        ["repair", name] => Verb::Repair(repair::Asked { only: Some(id(name)?), dry_run, forget }),
         ["rm", name] => Verb::Remove(id(name)?),
         ["selftest"] => Verb::Selftest(part),
         ["attack"] => Verb::Attack(None, part),
@@ -152,8 +155,13 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
     if module != policy::Options::default() && !matches!(verb, Verb::Policy(..)) {
         return Err("--from, --base, --output and --without-deny go with policy only".into());
     }
-    if dry_run && !matches!(verb, Verb::Repair { .. }) {
-        return Err("--dry-run goes with repair only".into());
+    match &verb {
+        Verb::Repair(repair::Asked { only: None, forget: true, .. }) => {
+            return Err("--forget needs the name of the sandbox".into());
+        }
+        Verb::Repair(_) => {}
+        _ if dry_run || forget => return Err("--dry-run and --forget go with repair only".into()),
+        _ => {}
     }
     Ok(Call { verb, run_dir, state_dir })
 }
@@ -217,6 +225,10 @@ mod tests {
             &["rm", "-x"],
             &["run", "--run-dir", "relative"],
             &["run", "--dry-run"],
+            &["run", "--forget"],
+            &["repair", "--forget"],
+            &["repair", "../x"],
+            &["repair", "a", "b"],
             &["attack", "a"],
             &["policy", "eat"],
             &["policy", "remove", "--from", "/x"],
@@ -232,6 +244,6 @@ mod tests {
     fn directories_can_be_given() {
         let call = parsed(&["repair", "--dry-run", "--run-dir", "/x"]).unwrap();
         assert_eq!(call.run_dir, Some("/x".into()));
-        assert!(matches!(call.verb, Verb::Repair { dry_run: true }));
+        assert!(matches!(call.verb, Verb::Repair(repair::Asked { dry_run: true, only: None, forget: false })));
     }
 }

@@ -23,6 +23,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
+use crate::durable::Durable;
 use crate::ledger::LeaseKey;
 use crate::owner::Owner;
 use crate::record::FileId;
@@ -37,6 +38,8 @@ pub enum JournalError {
     Io { verb: &'static str, path: PathBuf, source: io::Error },
     #[error("the journal {0} is held by its warden: the sandbox is alive; stop it first")]
     Held(PathBuf),
+    #[error("cannot keep the record of labels in {dir}, which is to outlive a reboot: {source}")]
+    Durable { dir: PathBuf, source: io::Error },
     #[error("the journal {path} has no valid first line: {why}")]
     Header { path: PathBuf, why: String },
 }
@@ -130,6 +133,7 @@ pub struct Journal {
     entries: Vec<Entry>,
     /// Whole lines that did not parse: told by repair, never acted upon.
     pub unreadable: usize,
+    durable: Option<Durable>,
 }
 
 impl Journal {
@@ -140,7 +144,8 @@ impl Journal {
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(dir, JOURNAL, flags, Mode::from(0o600)).map_err(|e| io("create", e.into()))?;
         lock(&fd, &path)?;
-        let mut journal = Self { file: fd.into(), path, owner: owner.clone(), entries: Vec::new(), unreadable: 0 };
+        let mut journal =
+            Self { file: fd.into(), path, owner: owner.clone(), entries: Vec::new(), unreadable: 0, durable: None };
         journal.append(&Header { casemate_journal: 1, owner })?;
         Ok(journal)
     }
@@ -153,22 +158,50 @@ impl Journal {
             .map_err(|e| io("open", e.into()))?;
         lock(&fd, path)?;
         let mut file = File::from(fd);
-        let mut text = Vec::new();
-        (&mut file).take(MAX_JOURNAL).read_to_end(&mut text).map_err(|e| io("read", e))?;
-        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+        let text = read(&mut file, path)?;
+        let whole = whole(&text);
         if whole != text.len() {
             // so that our own marks do not continue the torn line
             file.set_len(whole as u64).map_err(|e| io("cut the torn end of", e))?;
             file.seek(SeekFrom::End(0)).map_err(|e| io("seek in", e))?;
         }
-        let mut lines = text[..whole].split(|b| *b == b'\n').filter(|l| !l.is_empty());
+        Self::parse(file, path, &text[..whole])
+    }
+
+    /// Reads a journal without locking or changing it: for dry runs and lists.
+    pub fn peek(path: &Path) -> Result<Self, JournalError> {
+        let io = |verb, source| JournalError::Io { verb, path: path.to_owned(), source };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+            .map_err(|e| io("open", e.into()))?;
+        let mut file = File::from(fd);
+        let text = read(&mut file, path)?;
+        let whole = whole(&text);
+        Self::parse(file, path, &text[..whole])
+    }
+
+    /// Is a journal's writer alive? It holds the lock.
+    pub fn is_held(&self) -> bool {
+        rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
+    /// From here on, label intents are also kept in `dir` (see `durable`), where a reboot leaves them.
+    pub fn keep_labels_in(&mut self, dir: &Path) -> Result<(), JournalError> {
+        let durable = Durable::of(dir, &self.owner);
+        self.durable = Some(durable.map_err(|source| JournalError::Durable { dir: dir.to_owned(), source })?);
+        Ok(())
+    }
+
+    fn parse(file: File, path: &Path, text: &[u8]) -> Result<Self, JournalError> {
+        let mut lines = text.split(|b| *b == b'\n').filter(|l| !l.is_empty());
         let bad = |why: String| JournalError::Header { path: path.to_owned(), why };
         let first = lines.next().ok_or_else(|| bad("it is empty".into()))?;
         let header: Header = serde_json::from_slice(first).map_err(|e| bad(e.to_string()))?;
         if header.casemate_journal != 1 {
             return Err(bad(format!("version {}", header.casemate_journal)));
         }
-        let mut journal = Self { file, path: path.to_owned(), owner: header.owner, entries: Vec::new(), unreadable: 0 };
+        let (path, owner) = (path.to_owned(), header.owner);
+        let mut journal = Self { file, path, owner, entries: Vec::new(), unreadable: 0, durable: None };
         lines.for_each(|l| journal.replay(l));
         Ok(journal)
     }
@@ -193,7 +226,13 @@ impl Journal {
     pub fn intend(&mut self, intent: Intent) -> Result<u64, JournalError> {
         let n = self.entries.last().map_or(1, |e| e.n + 1);
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-        self.append(&Line { n, at: Some(at), intent: Some(intent.clone()), mark: None })?;
+        let line = Line { n, at: Some(at), intent: Some(intent.clone()), mark: None };
+        if let (Some(durable), Intent::Relabel { .. }) = (&mut self.durable, &intent) {
+            let header = Header { casemate_journal: 1, owner: self.owner.clone() };
+            let written = bytes_of(&header).and_then(|h| durable.intend(n, &h, &bytes_of(&line)?));
+            written.map_err(|source| JournalError::Durable { dir: durable.dir().to_owned(), source })?;
+        }
+        self.append(&line)?;
         self.entries.push(Entry { n, at, intent, mark: None });
         Ok(n)
     }
@@ -209,8 +248,13 @@ impl Journal {
     }
 
     fn mark(&mut self, n: u64, mark: Mark) -> Result<(), JournalError> {
-        self.append(&Line { n, at: None, intent: None, mark: Some(mark) })?;
+        let line = Line { n, at: None, intent: None, mark: Some(mark) };
+        self.append(&line)?;
         self.set_mark(n, mark);
+        if let (Some(durable), Mark::Undone) = (&mut self.durable, mark) {
+            let marked = bytes_of(&line).and_then(|line| durable.undone(n, &line));
+            marked.map_err(|source| JournalError::Durable { dir: durable.dir().to_owned(), source })?;
+        }
         Ok(())
     }
 
@@ -238,8 +282,7 @@ impl Journal {
     }
 
     fn append(&mut self, record: &impl Serialize) -> Result<(), JournalError> {
-        let mut line = serde_json::to_vec(record).map_err(|e| self.io("encode a record of", e.into()))?;
-        line.push(b'\n');
+        let line = bytes_of(record).map_err(|e| self.io("encode a record of", e))?;
         self.file.write_all(&line).map_err(|source| self.io("append to", source))
     }
 
@@ -252,6 +295,25 @@ impl AsFd for Journal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// A record as its line.
+fn bytes_of(record: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn read(file: &mut File, path: &Path) -> Result<Vec<u8>, JournalError> {
+    let mut text = Vec::new();
+    let read = file.take(MAX_JOURNAL).read_to_end(&mut text);
+    read.map_err(|source| JournalError::Io { verb: "read", path: path.to_owned(), source })?;
+    Ok(text)
+}
+
+/// Length of the whole lines.
+fn whole(text: &[u8]) -> usize {
+    text.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1)
 }
 
 fn lock(fd: &OwnedFd, path: &Path) -> Result<(), JournalError> {

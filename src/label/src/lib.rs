@@ -19,7 +19,8 @@
 //! | `relabel`, `guard`, `store` | labels on files: set |
 //! | `record`, `restore`, `fallback` | the owner record; labels given back |
 //! | `choice`, `judge` | labels that are asked for or cannot be changed: what the loaded policy makes of them |
-//! | `journal`, `undo` | intents before every host change; undo in reverse |
+//! | `journal`, `undo`, `undo_label` | intents before every host change; undo in reverse |
+//! | `durable` | label intents that outlive a reboot |
 //! | `transaction` | several labels, all or none |
 //! | `exec_label` | labels of processes through a verified procfs |
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ mod configured;
 mod containers;
 pub mod context;
 pub mod contexts;
+pub mod durable;
 pub mod exec_label;
 mod fallback;
 pub mod families;
@@ -58,6 +60,7 @@ pub mod store;
 pub mod transaction;
 pub mod transition;
 pub mod undo;
+mod undo_label;
 pub mod window;
 
 pub use choice::{Ask, Choice};
@@ -73,5 +76,5 @@ pub use processes::others_in_reach;
 pub use profile::Profile;
 pub use relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler, Restored};
 pub use transaction::Transaction;
-pub use undo::{UndoOutcome, UndoReport, Undoer};
+pub use undo::{Change, UndoOutcome, UndoReport, Undoer, foresee_labels, undo_labels};
 pub use window::Window;

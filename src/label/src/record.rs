@@ -181,10 +181,11 @@ impl OwnersRecord {
 /// This host's name in owner records: random, made at first use, kept in the state directory. Not /etc/machine-id, which
 /// is absent on a host without systemd and is not to be spread.
 pub fn host_id(state: &Path) -> io::Result<String> {
+    if let Some(id) = known_host_id(state) {
+        return Ok(id);
+    }
     let path = state.join("host-id");
-    let read = || fs::read_to_string(&path).map(|text| text.trim().to_owned());
-    let damaged = match read() {
-        Ok(id) if id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) => return Ok(id),
+    let damaged = match fs::symlink_metadata(&path) {
         Ok(_) => true,
         Err(e) if e.kind() == io::ErrorKind::NotFound => false,
         Err(e) => return Err(e),
@@ -201,8 +202,14 @@ pub fn host_id(state: &Path) -> io::Result<String> {
     let _ = fs::remove_file(&new);
     match made {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => read(),
+        _ => known_host_id(state).ok_or_else(|| io::Error::other("it cannot be read back")),
     }
+}
+
+/// The same, if it was made already. Changes nothing.
+pub fn known_host_id(state: &Path) -> Option<String> {
+    let id = fs::read_to_string(state.join("host-id")).ok()?.trim().to_owned();
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
 pub(crate) fn id_of(fd: BorrowedFd<'_>, path: &Path) -> Result<FileId, crate::RelabelError> {

@@ -140,8 +140,12 @@ impl<S: LabelStore> Relabeler<S> {
 
     /// Names this host in records, and lets records of other hosts be known for what they are.
     pub fn on_host(mut self, id: String) -> Self {
-        self.host = Some(id);
+        self.set_host(id);
         self
+    }
+
+    pub fn set_host(&mut self, id: String) {
+        self.host = Some(id);
     }
 
     pub(crate) fn host(&self) -> Option<&str> {

@@ -38,6 +38,13 @@ pub struct Verdict {
     record: Record,
 }
 
+impl Verdict {
+    /// Is there an owner record that goes, or changes?
+    pub(crate) fn has_record(&self) -> bool {
+        self.record != Record::Absent
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     Restore(Context, Source),

@@ -11,6 +11,7 @@ use crate::choice::{Ask, Choice};
 use crate::context::Level;
 use crate::journal::{Intent, Journal};
 use crate::relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler};
+use crate::restore::Next;
 use crate::store::{LabelStore, XattrStore};
 
 pub struct Transaction<'a, S: LabelStore = XattrStore> {
@@ -95,7 +96,9 @@ impl<S: LabelStore> Drop for Transaction<'_, S> {
             }
             let remembered = Some((held.before.as_ref(), &held.label));
             let restored = self.relabeler.give_back(fd.as_fd(), &held.path, &owner, remembered);
-            if let (Ok(_), Some(n)) = (restored, number) {
+            if let (Ok(verdict), Some(n)) = (restored, number)
+                && !matches!(verdict.next, Next::Wait(_))
+            {
                 // a mark that cannot be written leaves the intent pending, which is safe
                 let _ = self.journal.undone(n);
             }

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
 
@@ -37,7 +38,7 @@ fn outcomes(reports: &[UndoReport]) -> Vec<&UndoOutcome> {
 }
 
 #[test]
-fn everything_goes_in_reverse_and_a_second_undo_finds_nothing() {
+fn svirt_37_everything_goes_in_reverse_and_a_second_undo_finds_nothing() {
     let store = Memory::default();
     let mut w = world();
     let at = |n: &str| w.dir.path().join(n);
@@ -103,7 +104,7 @@ fn what_is_not_ours_any_more_is_left() {
 }
 
 #[test]
-fn a_replaced_image_is_left_and_a_moved_one_is_told() {
+fn a_replaced_image_is_left_and_a_moved_one_is_found() {
     let store = Memory::default();
     let mut w = world();
     let pair = CategoryPair::try_from((1, 2)).unwrap();
@@ -119,11 +120,19 @@ fn a_replaced_image_is_left_and_a_moved_one_is_told() {
     fs::write(&f.path, "another").unwrap();
     fs::rename(&g.path, g.path.with_extension("moved")).unwrap();
     let reports = undo(&mut w, &store);
-    assert!(matches!(outcomes(&reports)[..], [UndoOutcome::Left(_), UndoOutcome::Left(_)]), "{reports:#?}");
+    let found = |o: &UndoOutcome| match rustix::process::geteuid().is_root() {
+        true => matches!(o, UndoOutcome::Undone(how) if how.contains("moved")),
+        false => matches!(o, UndoOutcome::Failed(_)),
+    };
+    assert!(found(&reports[0].outcome), "{reports:#?}");
+    assert!(
+        matches!(&reports[1].outcome, UndoOutcome::Left(why) if why.contains("another file"))
+            || !rustix::process::geteuid().is_root()
+    );
 }
 
 #[test]
-fn a_lease_stays_while_its_label_could_not_be_restored() {
+fn svirt_12_a_lease_stays_while_its_label_could_not_be_restored() {
     let store = Memory::default();
     let mut w = world();
     let (pair, lease) = w.ledger.lease_pair(&w.owner, &CategorySet::ALL, &InUse::none()).unwrap();
@@ -134,7 +143,7 @@ fn a_lease_stays_while_its_label_could_not_be_restored() {
     t.label(f.file.as_fd(), &f.path, LabelClass::Exclusive).unwrap();
     t.commit();
     store.fail_label.store(nix::libc::EIO, Ordering::Relaxed);
-    assert!(matches!(outcomes(&undo(&mut w, &store))[..], [UndoOutcome::Failed(_), UndoOutcome::Failed(_)]));
+    assert!(matches!(outcomes(&undo(&mut w, &store))[..], [UndoOutcome::Failed(_), UndoOutcome::Waiting(_)]));
     assert_eq!(w.ledger.list().unwrap().len(), 1);
     store.fail_label.store(0, Ordering::Relaxed);
     assert!(matches!(outcomes(&undo(&mut w, &store))[..], [UndoOutcome::Undone(_), UndoOutcome::Undone(_)]));
