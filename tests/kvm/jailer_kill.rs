@@ -4,6 +4,7 @@
 use std::fs;
 
 use casemate_sys::memfd;
+use casemate_tests::crash::Site;
 use casemate_tests::guest;
 use casemate_tests::jail::{self, Host, Launch, gone};
 use casemate_tests::step::{self, Steps};
@@ -31,7 +32,16 @@ pub fn tests() -> Vec<Trial> {
         trial("repair_leaves_the_living_alone", living),
         trial("the_jailer_after_each_line_of_its_journal", after_each_line),
         trial("the_jailer_after_system_calls_all_along", after_calls),
+        // One host for all kills: what one leaves, the next would find.
+        trial("svirt_12_34_after_each_line_the_host_is_byte_for_byte_as_before", || told(Site::new()?.each_line())),
+        trial("svirt_34_after_system_calls_the_host_is_byte_for_byte_as_before", || told(Site::new()?.each_call(31))),
+        trial("svirt_34_after_a_killed_repair_too", || told(Site::new()?.each_call_of_repair(17))),
+        trial("svirt_34_what_a_reboot_leaves_is_repaired", || told(Site::new()?.reboot())),
     ]
+}
+
+fn told(result: Result<String, Failed>) -> Result<(), Failed> {
+    result.map(drop)
 }
 
 /// A guest that says something and goes.

@@ -134,6 +134,16 @@ impl Host {
         Ok(Launch { child, channel: Some(channel), stderr, run: self.run_dir() })
     }
 
+    /// What the jailer would do for this specification, as JSON.
+    pub fn plan(&self, spec: &Value) -> Result<Value, Failed> {
+        let (_channel, theirs) = Channel::pair()?;
+        let spec = memfd::sealed("spec", spec.to_string().as_bytes())?;
+        let fds = [FdMapping { parent_fd: theirs, child_fd: 3 }, FdMapping { parent_fd: spec, child_fd: 4 }];
+        let output = Command::new(self.jailer()).arg("plan").args(self.dirs()).fd_mappings(fds.into())?.output()?;
+        serde_json::from_slice(&output.stdout)
+            .map_err(|e| format!("plan: {e}; {}", String::from_utf8_lossy(&output.stderr)).into())
+    }
+
     /// Another verb of the jailer's.
     pub fn verb(&self, verb: &[&str]) -> Result<Output, Failed> {
         Ok(Command::new(self.jailer()).args(verb).args(self.dirs()).output()?)

@@ -4,6 +4,7 @@
 //! Each module gives its trials through `tests()`.
 
 mod cli;
+mod crash;
 mod l1;
 mod label;
 mod main_job;
@@ -16,7 +17,8 @@ fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // one L1, two emulated CPUs: tests in parallel only disturb each other
     args.test_threads = Some(1);
-    let mut trials: Vec<Trial> = [label::tests(), cli::tests(), main_job::tests()].into_iter().flatten().collect();
+    let mut trials: Vec<Trial> =
+        [label::tests(), cli::tests(), main_job::tests(), crash::tests()].into_iter().flatten().collect();
     let wanted = |t: &Trial| args.filter.as_ref().is_none_or(|f| t.name().contains(f.as_str()));
     if !args.list
         && trials.iter().any(wanted)
