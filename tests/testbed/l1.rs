@@ -3,6 +3,8 @@
 use libtest_mimic::Failed;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub fn repo() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -42,6 +44,14 @@ pub fn up() -> Result<(), String> {
 
 /// Powers off the tier's own L1.
 pub fn down() {
+    if named().is_none() && OTHERS_ARE_UP.lock().is_ok_and(|up| *up) {
+        BESIDE_OTHERS.store(true, Ordering::Relaxed);
+        if let Err(error) = testbed(["down"]) {
+            eprintln!("testbed down: {error}");
+        }
+        BESIDE_OTHERS.store(false, Ordering::Relaxed);
+        let _ = std::fs::remove_dir_all(repo().join(".cache/testbed/inst").join(own_name() + "-n"));
+    }
     if named().is_none()
         && let Err(error) = testbed(["down"])
     {
@@ -53,13 +63,49 @@ pub fn down() {
     }
 }
 
+/// The trials run one after another: which L1 they talk to now.
+static BESIDE_OTHERS: AtomicBool = AtomicBool::new(false);
+static OTHERS_ARE_UP: Mutex<bool> = Mutex::new(false);
+/// The variant with libvirt and podman, in an instance of its own beside the plain L1.
+const VARIANT: &str = "neighbours";
+
+/// True inside [`beside_others`].
+pub fn is_beside_others() -> bool {
+    BESIDE_OTHERS.load(Ordering::Relaxed)
+}
+
+/// Runs a trial in the L1 that has other managers of labels too, which is brought up for the first of them.
+pub fn beside_others(run: impl FnOnce() -> Result<(), Failed>) -> Result<(), Failed> {
+    let up = || -> Result<(), String> {
+        let mut up = OTHERS_ARE_UP.lock().map_err(|e| e.to_string())?;
+        if !*up {
+            let pid = std::process::id().to_string();
+            let options: &[&str] = if named().is_some() { &[] } else { &["--parent", &pid] };
+            let output = testbed(["up", "--variant", VARIANT].into_iter().chain(options.iter().copied()));
+            let output = output.map_err(|e| e.to_string())?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+            }
+            *up = true;
+        }
+        Ok(())
+    };
+    BESIDE_OTHERS.store(true, Ordering::Relaxed);
+    let result = up().map_err(Failed::from).and_then(|()| run());
+    BESIDE_OTHERS.store(false, Ordering::Relaxed);
+    result
+}
+
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
 fn testbed<'a>(args: impl IntoIterator<Item = &'a str>) -> std::io::Result<Output> {
-    let name = named().unwrap_or_else(|| own_name().into());
+    let mut name = named().unwrap_or_else(|| own_name().into());
+    if is_beside_others() {
+        name.push("-n");
+    }
     Command::new(repo().join("testbed/testbed")).args(args).env("CASEMATE_TESTBED", name).stdin(Stdio::null()).output()
 }
 

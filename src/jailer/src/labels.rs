@@ -6,10 +6,11 @@ use std::path::Path;
 use casemate_label::{Choice, Held, LabelClass, Outcome, Transaction};
 use casemate_plan::{ImageClass, LabelChoice, Plan, Step};
 use casemate_spec::{Posture, SandboxSpec};
+use casemate_storage::lock_metadata;
 use casemate_sys::path::{self, OFlags};
 use casemate_wire::record::ObjectLabel;
 
-use crate::error::StepFailed;
+use crate::error::{StepFailed, sentence};
 use crate::start::Start;
 
 impl Start {
@@ -32,6 +33,12 @@ impl Start {
         let held = held.map_err(|e| StepFailed::at(step, e))?;
         transaction.commit();
         note_label(object, &held);
+        if class == LabelClass::Exclusive {
+            // Labelling let go of libvirt's byte; held on the open file until the runner ends, it keeps libvirt from
+            // relabelling a disk in use: it tries for ten seconds, then says that it cannot lock it.
+            let file = std::fs::File::from(fd);
+            lock_metadata(&file).map_err(|e| StepFailed::at_because(step, format!("{path}: {}", sentence(&e))))?;
+        }
         if let Outcome::NoSeparation(why) = &held.outcome {
             let text = format!("no per-VM separation on {path}: {why}");
             // What is read-only or shared on purpose is every runner's anyway; what is this VM's alone is not.

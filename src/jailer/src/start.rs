@@ -13,7 +13,7 @@ use casemate_label::{
 };
 use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, Plan, Step, names};
 use casemate_spec::{Posture, SandboxId};
-use casemate_storage::{LockMode, lock_image};
+use casemate_storage::{LockError, LockMode, lock_image, lock_metadata};
 use casemate_sys::path::{self, Identity, OFlags};
 use casemate_sys::{memfd, seqpacket};
 use casemate_wire::Channel;
@@ -182,7 +182,10 @@ impl Start {
         let file = File::from(self.clone_fd(step, name)?);
         let mode = if exclusive { LockMode::Exclusive } else { LockMode::Shared };
         let path = self.labels.iter().find(|object| object.fd == name).map_or(name, |object| &object.path);
-        lock_image(&file, mode).map_err(|e| StepFailed::at_because(step, format!("{path}: {}", sentence(&e))))
+        let failed = |e: LockError| StepFailed::at_because(step, format!("{path}: {}", sentence(&e)));
+        lock_image(&file, mode).map_err(failed)?;
+        // Held on the open file until the runner ends: libvirt does not relabel what it cannot lock.
+        if exclusive { lock_metadata(&file).map_err(failed) } else { Ok(()) }
     }
 
     pub(crate) fn clone_fd(&self, step: &Step, name: &str) -> Result<OwnedFd, StepFailed> {
