@@ -13,7 +13,7 @@ use crate::{cli, cli::script, l1};
 
 pub fn tests() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<(), Failed>| {
-        Trial::test(name, move || l1::beside_others(|| l1::patiently(|| ready().and_then(|()| run()))))
+        Trial::test(name, move || l1::beside_others(|| ready().and_then(|()| l1::patiently(run))))
     };
     vec![
         trial("svirt_10_38: neighbours: libvirt, podman and two sandboxes, in both orders", four_at_once),
@@ -54,7 +54,7 @@ gone() {
     rm -f $images/nb-*.img
 }
 fail() { echo "FAILED: $*"; cat out err 2>/dev/null | tail -20; gone; exit 1; }
-service() { runcon system_u:system_r:initrc_t:s0 /bin/sh -c '"$@" >/tmp/service.out 2>&1 </dev/null; e=$?; cat /tmp/service.out; exit $e' sh "$@"; }
+service() { runcon system_u:system_r:initrc_t:s0 /bin/sh -c 'exec "$@" >/tmp/service.out 2>&1 </dev/null' sh "$@"; e=$?; cat /tmp/service.out; return $e; }
 images=/var/lib/libvirt/images
 libvirt() {
     name=$1; label=${2:-}; disk=${3:-$images/$name.img}
