@@ -127,7 +127,14 @@ pub fn layout() -> CgroupFacts {
 }
 
 pub fn cgroup_plan(layout: CgroupFacts) -> CgroupPlan {
-    CgroupPlan { layout, parent: "casemate-tests".into(), cpu_percent: Some(150), memory: 64 << 20, pids: 16 }
+    CgroupPlan {
+        layout,
+        parent: "casemate-tests".into(),
+        cpu_percent: Some(150),
+        memory: 64 << 20,
+        pids: 16,
+        hugetlb: Vec::new(),
+    }
 }
 
 fn role() -> RolePlan {
@@ -142,6 +149,7 @@ fn role() -> RolePlan {
         seccomp: true,
         rlimits: limits(),
         vm: VmPlan {
+            hugepage: None,
             cpus: 1,
             memory: 1 << 20,
             cmdline: String::new(),

@@ -58,6 +58,7 @@ impl Rig {
         let vm = VmPlan {
             cpus: 1,
             memory: 4 << 20,
+            hugepage: None,
             cmdline: "tiny".into(),
             disks: Vec::new(),
             vsock_cid: None,

@@ -9,6 +9,7 @@ mod l1;
 mod label;
 mod main_job;
 mod neighbours;
+mod objects;
 mod profiles;
 
 use std::process::ExitCode;
@@ -19,11 +20,18 @@ fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // one L1, two emulated CPUs: tests in parallel only disturb each other
     args.test_threads = Some(1);
-    let mut trials: Vec<Trial> =
-        [label::tests(), cli::tests(), main_job::tests(), crash::tests(), profiles::tests(), neighbours::tests()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let mut trials: Vec<Trial> = [
+        label::tests(),
+        cli::tests(),
+        main_job::tests(),
+        crash::tests(),
+        profiles::tests(),
+        neighbours::tests(),
+        objects::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let wanted = |t: &Trial| args.filter.as_ref().is_none_or(|f| t.name().contains(f.as_str()));
     if !args.list
         && trials.iter().any(wanted)

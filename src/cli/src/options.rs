@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use casemate_spec::wire::{DiskFile, LayerFile, LimitsFile, RebootFile, RootFile, SelinuxFile, SpecFile};
-use casemate_spec::{DiskFormat, PolicyChange, SandboxSpec, SelinuxProfile, parse};
+use casemate_spec::{DiskFormat, HugePageSize, PolicyChange, SandboxSpec, SelinuxProfile, parse};
 
 use crate::failure::{Failure, Result};
 use crate::run_args::SpecArgs;
@@ -57,6 +57,10 @@ fn apply(args: &SpecArgs, spec: &mut SpecFile) -> Result<()> {
     spec.detach |= args.detach;
     if !args.command.is_empty() {
         spec.command.clone_from(&args.command);
+    }
+    if let Some(size) = &args.hugepages {
+        let size = HugePageSize::parse(size);
+        spec.hugepages = Some(size.map_err(|e| Failure::new(format!("--hugepages: {e}")).remedy("use 2M or 1G"))?);
     }
     if let Some(posture) = &args.require {
         spec.require = Some(posture.parse().map_err(|e| Failure::new(format!("--require: {e}")))?);

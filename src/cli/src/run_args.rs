@@ -35,6 +35,9 @@ pub struct SpecArgs {
     /// Guest memory, as 256M.
     #[arg(short, long, value_name = "SIZE", help_heading = "Guest")]
     pub memory: Option<String>,
+    /// Take the guest memory from the host's huge pages: 2M or 1G.
+    #[arg(long, value_name = "SIZE", help_heading = "Guest")]
+    pub hugepages: Option<String>,
     /// A further disk: id=ID,path=PATH,format=raw|qcow2[,backing=auto|none|PATH:FORMAT][,ro][,shared][,mount=DIR,fstype=TYPE].
     #[arg(long, value_name = "DISK", help_heading = "Guest")]
     pub disk: Vec<String>,

@@ -64,6 +64,7 @@ fn one(round: usize) -> Fallible<Vec<(String, u64)>> {
         cpu_percent: Some(100),
         memory: 1 << 28,
         pids: 64,
+        hugetlb: Vec::new(),
     };
     let cgroup = watch.time("cgroup: create, limit, read back", || Cgroup::create(&plan, &format!("r{round}")))?;
     let (ours, theirs) = seqpacket::pair()?;

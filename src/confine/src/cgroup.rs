@@ -10,7 +10,7 @@
 
 use crate::confined::{Finding, held};
 use crate::{Confined, Error, Result};
-use casemate_plan::{CgroupFacts, CgroupPlan, Layer};
+use casemate_plan::{CgroupFacts, CgroupPlan, HugetlbLimit, Layer};
 use casemate_sys as sys;
 use casemate_sys::path::{self, Mode, OFlags};
 use casemate_sys::procfs::Proc;
@@ -52,14 +52,19 @@ pub fn probe(facts: &CgroupFacts) -> Vec<&'static str> {
     WANTED.into_iter().filter(|name| !has(name)).collect()
 }
 
+/// The controllers that a plan uses.
+fn wanted(plan: &CgroupPlan) -> impl Iterator<Item = &'static str> {
+    WANTED.into_iter().chain((!plan.hugetlb.is_empty()).then_some("hugetlb"))
+}
+
 /// Mount point and v1 controllers of each hierarchy to use; hierarchies that share a mount count once.
-fn hierarchies(facts: &CgroupFacts) -> Vec<(PathBuf, Option<Vec<String>>)> {
-    match facts {
+fn hierarchies(plan: &CgroupPlan) -> Vec<(PathBuf, Option<Vec<String>>)> {
+    match &plan.layout {
         CgroupFacts::None => Vec::new(),
         CgroupFacts::V2 { mount, .. } => vec![(mount.clone(), None)],
         CgroupFacts::V1 { controllers } => {
             let mut found: Vec<(PathBuf, Vec<String>)> = Vec::new();
-            for name in WANTED {
+            for name in wanted(plan) {
                 let Some(mount) = controllers.get(name) else { continue };
                 match found.iter_mut().find(|(known, _)| known == mount) {
                     Some((_, names)) => names.push(name.to_owned()),
@@ -73,7 +78,7 @@ fn hierarchies(facts: &CgroupFacts) -> Vec<(PathBuf, Option<Vec<String>>)> {
 
 /// The directories that [`Cgroup::create`] will make, for the journal that is written before.
 pub fn plan_paths(plan: &CgroupPlan, id: &str) -> Vec<PathBuf> {
-    hierarchies(&plan.layout).into_iter().map(|(mount, _)| mount.join(&plan.parent).join(id)).collect()
+    hierarchies(plan).into_iter().map(|(mount, _)| mount.join(&plan.parent).join(id)).collect()
 }
 
 impl Cgroup {
@@ -82,8 +87,8 @@ impl Cgroup {
     pub fn create(plan: &CgroupPlan, id: &str) -> Result<Self> {
         path::single_component(id).map_err(Error::call(LAYER))?;
         let mut cgroup = Self { places: Vec::new(), name: format!("/{}/{id}", plan.parent) };
-        let made = hierarchies(&plan.layout).into_iter().try_for_each(|(mount, v1)| {
-            cgroup.places.push(Place::create(&mount, &plan.parent, id, v1).map_err(Error::call(LAYER))?);
+        let made = hierarchies(plan).into_iter().try_for_each(|(mount, v1)| {
+            cgroup.places.push(Place::create(&mount, plan, id, v1).map_err(Error::call(LAYER))?);
             Ok(())
         });
         let limited = made.and_then(|()| {
@@ -198,17 +203,18 @@ fn check_hierarchy(dir: &OwnedFd, v1: bool, mount: &Path) -> sys::Result<()> {
 }
 
 impl Place {
-    fn create(mount: &Path, parent: &str, id: &str, v1: Option<Vec<String>>) -> sys::Result<Self> {
+    fn create(mount: &Path, plan: &CgroupPlan, id: &str, v1: Option<Vec<String>>) -> sys::Result<Self> {
         let mut dir = path::open_dir(mount)?;
         check_hierarchy(&dir, v1.is_some(), mount)?;
+        let parent = &plan.parent;
         for component in parent.split('/').filter(|component| !component.is_empty()) {
             if v1.is_none() {
-                enable_controllers(dir.as_fd())?;
+                enable_controllers(dir.as_fd(), plan)?;
             }
             dir = shared_dir(dir.as_fd(), component)?;
         }
         if v1.is_none() {
-            enable_controllers(dir.as_fd())?;
+            enable_controllers(dir.as_fd(), plan)?;
         }
         let dir = path::create_dir(dir.as_fd(), id, 0o755)?;
         let tasks = match v1 {
@@ -237,6 +243,9 @@ impl Place {
         if has("pids") {
             values.push(("pids.max", plan.pids.to_string()));
         }
+        if has("hugetlb") {
+            values.extend(plan.hugetlb.iter().flat_map(|limit| hugetlb_values(limit, v2)));
+        }
         values
     }
 
@@ -248,14 +257,24 @@ impl Place {
     }
 }
 
+/// Pages in use and, apart from them, pages reserved by a mapping (Documentation/admin-guide/cgroup-v1/hugetlb.rst).
+fn hugetlb_values(limit: &HugetlbLimit, v2: bool) -> Vec<(&'static str, String)> {
+    let files = match (limit.page, v2) {
+        (0x20_0000, true) => ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"],
+        (0x20_0000, false) => ["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.rsvd.limit_in_bytes"],
+        (_, true) => ["hugetlb.1GB.max", "hugetlb.1GB.rsvd.max"],
+        (_, false) => ["hugetlb.1GB.limit_in_bytes", "hugetlb.1GB.rsvd.limit_in_bytes"],
+    };
+    files.map(|file| (file, limit.bytes.to_string())).to_vec()
+}
+
 /// Offers our controllers to the children of a v2 directory. Only those that are not offered yet are
 /// written: the write takes the global lock.
-fn enable_controllers(dir: BorrowedFd<'_>) -> sys::Result<()> {
+fn enable_controllers(dir: BorrowedFd<'_>, plan: &CgroupPlan) -> sys::Result<()> {
     let offered = path::read_beneath(dir, "cgroup.subtree_control", 4096)?;
     let offered = String::from_utf8_lossy(&offered).into_owned();
-    let missing: Vec<String> = WANTED
-        .iter()
-        .filter(|name| !offered.split_whitespace().any(|known| known == **name))
+    let missing: Vec<String> = wanted(plan)
+        .filter(|name| !offered.split_whitespace().any(|known| known == *name))
         .map(|name| format!("+{name}"))
         .collect();
     if missing.is_empty() {
@@ -365,7 +384,14 @@ mod tests {
     }
 
     fn plan(layout: CgroupFacts) -> CgroupPlan {
-        CgroupPlan { layout, parent: "casemate".into(), cpu_percent: Some(150), memory: 1 << 20, pids: 9 }
+        CgroupPlan {
+            layout,
+            parent: "casemate".into(),
+            cpu_percent: Some(150),
+            memory: 1 << 20,
+            pids: 9,
+            hugetlb: Vec::new(),
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(crate) fn compare(what: String, want: &BoundFd, seen: &Identity) -> Finding 
 
 fn kind_fits(want: FdKind, seen: FileType) -> bool {
     match want {
-        FdKind::RegularFile | FdKind::SealedMemfd => seen == FileType::RegularFile,
+        FdKind::RegularFile | FdKind::SealedMemfd | FdKind::SizedMemfd => seen == FileType::RegularFile,
         FdKind::BlockDevice => seen == FileType::BlockDevice,
         FdKind::Image => matches!(seen, FileType::RegularFile | FileType::BlockDevice),
         FdKind::CharDevice => seen == FileType::CharacterDevice,
@@ -77,6 +77,7 @@ fn deeper(kind: FdKind, fd: &OwnedFd) -> Option<String> {
     };
     match kind {
         FdKind::SealedMemfd if !memfd::is_sealed(fd) => Some("not sealed".into()),
+        FdKind::SizedMemfd if !memfd::is_sized(fd) => Some("its size is not sealed".into()),
         FdKind::SeqpacketSocket => socket(SocketType::SEQPACKET, false),
         FdKind::StreamListener => socket(SocketType::STREAM, true),
         _ => None,

@@ -26,6 +26,7 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
     let own = namespaces::own(&proc, &wanted).map_err(failed)?;
     let pidfd = pidfd_open(pid).map_err(failed)?;
     let cgroup = start.cgroup.take();
+    let objects = start.attested_objects(&role);
     let (level, shared) = (start.level, level_is_shared(plan));
     let window = start.window.categories;
     Ok(Box::new(move || {
@@ -39,6 +40,7 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
             filters_per_thread: FILTERS_PER_THREAD,
         };
         let mut findings: Vec<Finding> = attest(&view, &expected).into_iter().map(finding).collect();
+        findings.extend(objects.iter().map(|object| still_labelled(&view, object)));
         // a group shares on purpose, and the plan warned of it
         findings.extend(level.filter(|_| !shared).map(|level| alone(level, &window, pid)));
         findings
@@ -47,6 +49,19 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
 
 fn level_is_shared(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| matches!(step.action, Action::LeaseLevel { shared: true, .. }))
+}
+
+/// An image keeps its label while the VM runs: a `restorecon -F` of its directory takes it away, and then the guest sees
+/// I/O errors, or another label lets others in.
+fn still_labelled(view: &ProcessView<'_>, (number, path, label): &(i32, String, String)) -> Finding {
+    let seen = view.fd_label(*number).unwrap_or_else(|error| error.report());
+    Finding {
+        layer: Layer::Selinux.to_string(),
+        what: format!("label of {path}"),
+        expected: label.clone(),
+        ok: seen == *label,
+        seen,
+    }
 }
 
 /// Nobody else is within reach of the level: another manager, which knows nothing of our ledger, may have chosen the same.

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use casemate_label::{Choice, Held, LabelClass, Outcome, Transaction};
-use casemate_plan::{ImageClass, LabelChoice, Plan, Step};
+use casemate_plan::{ImageClass, LabelChoice, Plan, RolePlan, Step};
 use casemate_spec::{Posture, SandboxSpec};
 use casemate_storage::lock_metadata;
 use casemate_sys::path::{self, OFlags};
@@ -68,6 +68,14 @@ impl Start {
         }
         self.warnings.append(&mut self.unseparated);
         Ok(Posture::Reduced)
+    }
+
+    /// Images with the number of the runner's descriptor and the label that they must keep.
+    pub(crate) fn attested_objects(&self, role: &RolePlan) -> Vec<(i32, String, String)> {
+        let image = |object: &&ObjectLabel| object.fd.starts_with("disk.");
+        let with_label =
+            |object: &ObjectLabel| Some((role.fd(&object.fd)?.number, object.path.clone(), object.during.clone()?));
+        self.labels.iter().filter(image).filter_map(with_label).collect()
     }
 
     /// The labels of the objects as they are now.

@@ -124,6 +124,7 @@ impl Start {
             Action::Relabel { fd, class, choice } => self.relabel(step, fd, *class, choice),
             Action::CreateLogs { .. } => self.create_logs(step),
             Action::CreateSockets => self.create_sockets(step, plan),
+            Action::CreateMemory { bytes, page } => self.create_memory(step, *bytes, *page),
             Action::CreateCgroup(cgroup) => self.create_cgroup(step, cgroup),
             _ => Err(StepFailed::at_because(step, "this is not a step of the jailer's")),
         }
@@ -310,7 +311,11 @@ fn explain_open(error: &casemate_sys::Error, path: &str) -> String {
             format!("{path} is, or leads through, a symbolic link; give the real path")
         }
         (_, NotFound) => format!("{path} does not exist"),
-        (_, PermissionDenied) => format!("{path} may not be opened (permissions, SELinux, or a read-only file system)"),
+        (_, PermissionDenied) => {
+            let why = casemate_label::unopened(Path::new(path));
+            let why = why.unwrap_or_else(|| "permissions, SELinux, or a read-only file system".into());
+            format!("{path} may not be opened: {why}")
+        }
         _ => error.report(),
     }
 }
@@ -322,7 +327,7 @@ fn check_object(is: &Identity, kind: FdKind, access: FdAccess) -> Result<(), Str
         FdKind::BlockDevice => is.kind == FileType::BlockDevice,
         FdKind::Image => matches!(is.kind, FileType::RegularFile | FileType::BlockDevice),
         FdKind::CharDevice => is.kind == FileType::CharacterDevice,
-        FdKind::SealedMemfd | FdKind::SeqpacketSocket | FdKind::StreamListener => false,
+        FdKind::SealedMemfd | FdKind::SizedMemfd | FdKind::SeqpacketSocket | FdKind::StreamListener => false,
     };
     if !fits {
         return Err(format!("is a {}, not what is wanted here", kind_name(is.kind)));

@@ -8,15 +8,17 @@
 //! ```
 //! Called by `relabel`.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::context::{Context, Level};
 use crate::guard::Object;
 use crate::judge::{self, Verdict};
 use crate::record::FileId;
 use crate::relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler, io_error};
-use crate::store::LabelStore;
+use crate::store::{LABEL, LabelStore};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Choice {
@@ -148,6 +150,22 @@ fn file_system_boolean(fd: BorrowedFd<'_>) -> Option<&'static str> {
         0x4d44 | 0x2011_bab0 => Some("casemate_use_dosfs"),
         _ => None,
     }
+}
+
+/// For the refusal of an object that may not even be opened: the label in its way, and what to do.
+pub fn unopened(path: &Path) -> Option<String> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let fd = rustix::fs::openat2(rustix::fs::CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).ok()?;
+    let mut raw = vec![0; 4096];
+    // fgetxattr(2) refuses an O_PATH fd; its entry in /proc does not
+    let n = rustix::fs::getxattr(format!("/proc/self/fd/{}", fd.as_raw_fd()), LABEL, &mut raw[..]).ok()?;
+    let label = Context::from_bytes(&raw[..n]).ok()?;
+    let mount = file_system_boolean(fd.as_fd()).map_or(String::new(), |name| {
+        format!(", mount its file system with context=…, or let every runner in (`setsebool {name} on`)")
+    });
+    Some(format!(
+        "it carries {label}, which the policy does not let the jailer open; copy it to an image directory{mount}"
+    ))
 }
 
 /// A path as a shell takes it.

@@ -77,7 +77,9 @@ pub(crate) fn judge(fd: BorrowedFd<'_>, path: &Path) -> Result<Object, RelabelEr
         other => return Err(RelabelError::Kind { path: path.into(), found: kind_name(other) }),
     };
     let place = place_of(fd).unwrap_or_else(|| path.to_owned());
-    match denied_root(&place, kind) {
+    let names = [place.clone()].into_iter().chain(crate::places::others(fd, &place));
+    let denied = names.filter_map(|name| denied_root(&name, kind)).next();
+    match denied {
         Some(root) => Err(RelabelError::Denied { path: place, root }),
         None => Ok(Object { dev: stat.st_dev, ino: stat.st_ino, kind: object_kind }),
     }
@@ -89,8 +91,25 @@ fn denied_root(place: &Path, kind: FileType) -> Option<PathBuf> {
     }
     let hidden =
         |c: Component<'_>| matches!(c.as_os_str().to_str(), Some(".ssh" | ".gnupg" | ".config" | ".local" | ".cache"));
+    if let Some(home) = home_of_hidden(place) {
+        return Some(home);
+    }
     let personal = place.components().any(hidden).then(|| place.parent().unwrap_or(place).to_owned());
     personal.or_else(|| DENIED_ROOTS.iter().map(PathBuf::from).find(|root| place.starts_with(root)))
+}
+
+/// The home directory, if the object is a hidden file of it or lies in a hidden directory: configuration and keys, by
+/// which people log in (podman#759). The layout decides and no environment variable, which a caller can set.
+fn home_of_hidden(place: &Path) -> Option<PathBuf> {
+    let parts: Vec<&std::ffi::OsStr> = place.iter().collect();
+    let depth = match parts.get(1)?.to_str()? {
+        "root" => 2,
+        "home" => 3,
+        "var" if parts.get(2)?.to_str()? == "home" => 4,
+        _ => return None,
+    };
+    let hidden = parts.get(depth)?.as_encoded_bytes().starts_with(b".");
+    hidden.then(|| parts[..depth].iter().collect())
 }
 
 /// Our own readers and writers of the owner record, one at a time, in every process. flock(2) works on a read-only fd;
@@ -149,4 +168,30 @@ impl Drop for LibvirtLock<'_> {
 
 fn lock_byte(kind: i32) -> nix::libc::flock {
     nix::libc::flock { l_type: kind as _, l_whence: nix::libc::SEEK_SET as _, l_start: 1, l_len: 1, l_pid: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn svirt_29_hidden_files_of_homes_and_system_trees_are_refused_and_images_are_not() {
+        let root = |place: &str| denied_root(Path::new(place), FileType::RegularFile);
+        for (place, want) in [
+            ("/home/u/.yubico/challenge", "/home/u"),
+            ("/home/u/.bashrc", "/home/u"),
+            ("/root/.bash_history", "/root"),
+            ("/var/home/u/.config/x", "/var/home/u"),
+            ("/etc/passwd", "/etc"),
+            ("/usr/share/x.img", "/usr"),
+            ("/var/log/x.img", "/var/log"),
+            ("/srv/backup/.ssh/id", "/srv/backup/.ssh"),
+        ] {
+            assert_eq!(root(place), Some(PathBuf::from(want)), "{place}");
+        }
+        for place in ["/home/u/vm/d.img", "/root/d.img", "/srv/.images/d.img", "/var/lib/x/d.img"] {
+            assert_eq!(root(place), None, "{place}");
+        }
+        assert_eq!(denied_root(Path::new("/dev/loop0"), FileType::BlockDevice), None);
+    }
 }

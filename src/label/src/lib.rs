@@ -16,7 +16,7 @@
 //! | `in_use` | who has which level: `processes`, `libvirt`, `containers` (both by `managers`), `images` |
 //! | `pairs` | which pairs are out of reach of all of them |
 //! | `ledger`, `ledger_files`, `lease_key` | leases: MCS pairs, uids, fixed levels |
-//! | `relabel`, `guard`, `store` | labels on files: set |
+//! | `relabel`, `guard`, `places`, `store` | labels on files: set |
 //! | `record`, `restore`, `fallback` | the owner record; labels given back |
 //! | `choice`, `judge` | labels that are asked for or cannot be changed: what the loaded policy makes of them |
 //! | `journal`, `undo`, `undo_label` | intents before every host change; undo in reverse |
@@ -47,6 +47,7 @@ mod managers;
 pub mod mode;
 pub mod owner;
 pub mod pairs;
+mod places;
 pub mod processes;
 pub mod profile;
 mod questions;
@@ -63,7 +64,7 @@ pub mod undo;
 mod undo_label;
 pub mod window;
 
-pub use choice::{Ask, Choice};
+pub use choice::{Ask, Choice, unopened};
 pub use context::{Category, CategoryPair, CategorySet, Context, ContextError, Level, Range};
 pub use exec_label::{Attribute, Labelling, ProcError, VerifiedProc};
 pub use families::{Chosen, ProfileName, choose};

@@ -27,6 +27,9 @@ pub use crate::relabel_error::RelabelError;
 pub(crate) use crate::relabel_error::{excuse, explain, io_error};
 use crate::store::{LABEL, LabelStore, OWNERS, XattrStore};
 
+/// The type of guest memory in a file. Only our own module has one (plan: `foreign_memory`).
+const MEMORY_TYPE: &str = "casemate_memory_t";
+
 /// What a file is to its sandbox, which decides its type and level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -303,6 +306,13 @@ impl<S: LabelStore> Relabeler<S> {
         level: impl Into<Level>,
     ) -> Result<(), RelabelError> {
         self.write_label(fd, path, &class.target(&self.profile, level))
+    }
+
+    /// Labels guest memory, a memfd that the jailer has just made. hugetlbfs takes no label at its making but the one
+    /// of a transition rule, which has no category, so the pair is set here, before anybody else has the fd.
+    pub fn label_memory(&self, fd: BorrowedFd<'_>, path: &Path, level: impl Into<Level>) -> Result<(), RelabelError> {
+        let label = self.profile.object(MEMORY_TYPE, Range::single(level.into()));
+        self.write_label(fd, path, &label)
     }
 
     /// The record that names `owner` beside those who still hold the object, or a refusal.

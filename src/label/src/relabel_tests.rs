@@ -290,6 +290,64 @@ fn svirt_31_libvirts_lock_byte_is_respected_and_let_go() {
 }
 
 #[test]
+fn svirt_31_only_byte_1_is_locked_and_for_the_moment_of_change() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    let other = File::options().read(true).write(true).open(&f.path).unwrap();
+    let lock = |start, kind: i32| {
+        let l_type = kind as _;
+        let byte = nix::libc::flock { l_type, l_whence: nix::libc::SEEK_SET as _, l_start: start, l_len: 1, l_pid: 0 };
+        nix::fcntl::fcntl(&other, nix::fcntl::FcntlArg::F_OFD_SETLK(&byte)).is_ok()
+    };
+    // QEMU's and our own image locks are elsewhere: they are not in the way
+    assert!(lock(0, nix::libc::F_WRLCK) && lock(2, nix::libc::F_WRLCK) && lock(100, nix::libc::F_WRLCK));
+    let mut free = None;
+    let mut during = |_: &Held| {
+        free = Some((lock(1, nix::libc::F_WRLCK), lock(3, nix::libc::F_WRLCK)));
+        Ok(())
+    };
+    relabeler(&store)
+        .acquire(f.file.as_fd(), &f.path, LabelClass::Exclusive, pair(1, 2), &me("a"), &mut during)
+        .unwrap();
+    assert_eq!(free, Some((false, true)), "byte 1 is ours while the label changes");
+    assert!(lock(1, nix::libc::F_WRLCK), "and free again");
+}
+
+#[test]
+fn svirt_28_a_swap_between_open_and_label_reaches_the_opened_file_alone() {
+    let store = Memory::default();
+    let (f, victim) = (image(&store, Some(HOME)), image(&store, Some("u:object_r:etc_t:s0")));
+    // the opened file loses its only name to another file: there is nothing left to label
+    let keep = File::open(&victim.path).unwrap();
+    std::fs::rename(&victim.path, &f.path).unwrap();
+    let refused = take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a"));
+    assert!(matches!(refused, Err(RelabelError::Links { links: 0, .. })), "{refused:?}");
+    assert_eq!(relabeler(&store).label_of(keep.as_fd(), &f.path).unwrap().unwrap().type_(), "etc_t");
+
+    // the name leads to the victim now, by a symlink
+    let (f, victim) = (image(&store, Some(HOME)), image(&store, Some("u:object_r:etc_t:s0")));
+    std::fs::rename(&f.path, f.path.with_extension("moved")).unwrap();
+    std::os::unix::fs::symlink(&victim.path, &f.path).unwrap();
+    take(&store, &f, LabelClass::Exclusive, pair(1, 2), &me("a")).unwrap();
+    assert_eq!(label(&store, &victim), "u:object_r:etc_t:s0");
+    assert_eq!(label(&store, &f), "system_u:object_r:casemate_image_t:s0:c1,c2");
+    // a link that somebody makes afterwards does not keep the label from going back
+    std::fs::hard_link(f.path.with_extension("moved"), f.path.with_extension("link")).unwrap();
+    assert_eq!(give(&store, &f, &me("a")), Restored::To(HOME.parse().unwrap()));
+}
+
+#[test]
+fn svirt_28_a_descriptor_that_gives_no_access_is_refused() {
+    let store = Memory::default();
+    let f = image(&store, Some(HOME));
+    let fd = rustix::fs::open(&f.path, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    let class = LabelClass::Exclusive;
+    let refused = relabeler(&store).acquire(fd.as_fd(), &f.path, class, pair(1, 2), &me("a"), &mut |_| Ok(()));
+    assert!(matches!(refused, Err(RelabelError::Io { verb: "lock", .. })), "{refused:?}");
+    assert_eq!(label(&store, &f), HOME);
+}
+
+#[test]
 fn svirt_34_many_sandboxes_share_one_file_and_none_is_forgotten() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));

@@ -170,6 +170,25 @@ fn svirt_30_a_transaction_that_is_dropped_takes_all_back() {
 }
 
 #[test]
+fn svirt_30_what_a_rollback_could_not_restore_stays_in_the_journal() {
+    let store = Memory::default();
+    let mut w = world();
+    let r = relabeler(&store);
+    let (f, g) = (image(&store, Some("u:object_r:a_t:s0")), image(&store, Some("u:object_r:b_t:s0")));
+    let mut t = Transaction::new(&r, &mut w.journal, CategoryPair::try_from((1, 2)).unwrap());
+    t.label(f.file.as_fd(), &f.path, LabelClass::Exclusive).unwrap();
+    store.fail_label.store(nix::libc::EIO, Ordering::Relaxed);
+    assert!(t.label(g.file.as_fd(), &g.path, LabelClass::Exclusive).is_err(), "the second fails");
+    drop(t);
+    let pending = w.journal.pending();
+    assert_eq!(pending.len(), 1, "the first could not go back: {pending:?}");
+    assert!(matches!(&pending[0].intent, Intent::Relabel { path, .. } if *path == f.path));
+    store.fail_label.store(0, Ordering::Relaxed);
+    assert!(matches!(outcomes(&undo(&mut w, &store))[..], [UndoOutcome::Undone(_)]), "repair mends it");
+    assert_eq!(r.label_of(f.file.as_fd(), &f.path).unwrap().unwrap().to_string(), "u:object_r:a_t:s0");
+}
+
+#[test]
 fn without_trusted_xattrs_the_journal_alone_restores() {
     let store = Memory::default();
     store.no_trusted.store(true, Ordering::Relaxed);

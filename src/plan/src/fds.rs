@@ -16,6 +16,7 @@ pub mod names {
     pub const CONSOLE_LOG: [&str; 2] = ["console-log.0", "console-log.1"];
     pub const OUTPUT_LOG: [&str; 2] = ["output-log.0", "output-log.1"];
     pub const VSOCK: &str = "vsock";
+    pub const MEMORY: &str = "memory";
 
     /// The name of a disk's descriptor.
     pub fn disk(id: &str) -> String {
@@ -39,6 +40,8 @@ pub enum FdKind {
     CharDevice,
     /// A memfd with all seals.
     SealedMemfd,
+    /// A memfd that can be written to, and whose size and seals are sealed.
+    SizedMemfd,
     SeqpacketSocket,
     StreamListener,
 }

@@ -22,4 +22,4 @@ pub use facts::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, SelinuxFamily, S
 pub use fds::{FdAccess, FdKind, FdSlot, FdSource, FdTable, names};
 pub use make::{Plan, PlanError, plan};
 pub use role::{BoundFd, DiskPlan, LayerPlan, RolePlan, VmPlan};
-pub use step::{Action, CgroupPlan, ImageClass, LabelChoice, Layer, Namespace, Rlimit, Role, Step};
+pub use step::{Action, CgroupPlan, HugetlbLimit, ImageClass, LabelChoice, Layer, Namespace, Rlimit, Role, Step};

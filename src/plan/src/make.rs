@@ -101,6 +101,7 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
     blockers.extend(host_disks(spec, facts));
     blockers.extend(fixed_level(spec, facts));
     blockers.extend(given_labels(spec, facts));
+    blockers.extend(foreign_memory(spec, facts));
     let reasons = || {
         let told: Vec<String> = warnings.iter().map(|w| format!("{} ({})", w.text, w.remedy)).collect();
         told.join("; ")
@@ -138,6 +139,13 @@ fn fixed_level(spec: &SandboxSpec, facts: &HostFacts) -> Option<String> {
     let why =
         "the host has no SELinux, or the loaded policy lacks the runner's types; install it, or leave the level out";
     (!uses_selinux(facts)).then(|| format!("'selinux.level' {level} cannot be honoured: {why}"))
+}
+
+/// Only our own module has a type for guest memory in a file; another family's runners could not map it, or all could.
+fn foreign_memory(spec: &SandboxSpec, facts: &HostFacts) -> Option<String> {
+    let family = facts.selinux.family.as_ref().filter(|family| family.name != "casemate")?;
+    let text = format!("'hugepages' has no type in the {} family; use --selinux-profile casemate", family.name);
+    (spec.hugepages().is_some() && uses_selinux(facts)).then_some(text)
 }
 
 /// Likewise a label that a disk is to have.
@@ -203,6 +211,7 @@ fn vm(spec: &SandboxSpec) -> VmPlan {
     VmPlan {
         cpus: spec.cpus().get(),
         memory: spec.memory().bytes(),
+        hugepage: spec.hugepages().map(|page| page.bytes()),
         cmdline,
         disks,
         vsock_cid: spec.vsock().then_some(3),

@@ -45,6 +45,8 @@ pub struct VmPlan {
     pub cpus: u8,
     /// Guest memory in bytes.
     pub memory: u64,
+    /// Size in bytes of the huge pages that descriptor `memory` is made of; `None` for anonymous memory.
+    pub hugepage: Option<u64>,
     pub cmdline: String,
     pub disks: Vec<DiskPlan>,
     /// Guest context id of the vsock device; `None` for no device.

@@ -115,6 +115,17 @@ pub struct CgroupPlan {
     /// Guest memory and overhead, in bytes.
     pub memory: u64,
     pub pids: u32,
+    /// Where the host has the hugetlb controller: the most that may be had of each size of huge pages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hugetlb: Vec<HugetlbLimit>,
+}
+
+/// A limit of the hugetlb controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugetlbLimit {
+    /// Page size, in bytes.
+    pub page: u64,
+    pub bytes: u64,
 }
 
 /// What a step does. The jailer, the runner and the warden each match on it; there is no other list of steps.
@@ -154,6 +165,11 @@ pub enum Action {
         bytes: u64,
     },
     CreateSockets,
+    /// Guest memory on huge pages of `page` bytes, as a memfd.
+    CreateMemory {
+        bytes: u64,
+        page: u64,
+    },
     CreateCgroup(CgroupPlan),
     CloneRunner {
         namespaces: Vec<Namespace>,

@@ -7,7 +7,7 @@ use crate::config::HostConfig;
 use crate::facts::{CgroupFacts, HostFacts};
 use crate::fds::{FdAccess, FdKind, FdSource, FdTable, names};
 use crate::make::uses_selinux;
-use crate::step::{Action, CgroupPlan, ImageClass, LabelChoice, Layer, Namespace, Rlimit, Role, Step};
+use crate::step::{Action, CgroupPlan, HugetlbLimit, ImageClass, LabelChoice, Layer, Namespace, Rlimit, Role, Step};
 
 /// Builds the list. One method per stretch of the start.
 pub(crate) struct Maker<'a> {
@@ -196,6 +196,17 @@ impl<'a> Maker<'a> {
             "make the warden's socket pair, the control socket and the vsock socket",
             "the runner creates no socket of its own; what listens on the host is root's alone",
         );
+        if let Some(page) = self.spec.hugepages() {
+            self.fds.push(names::MEMORY, FdKind::SizedMemfd, FdAccess::ReadWrite, FdSource::Made);
+            let (bytes, memory) = (self.spec.memory().bytes(), self.spec.memory());
+            self.step(
+                Jailer,
+                Layer::Fds,
+                Action::CreateMemory { bytes, page: page.bytes() },
+                format!("make the guest's memory: {memory} of {page} pages, size sealed, labelled with the pair"),
+                "the runner makes no file; a memory that is a file needs a label of its own, or every runner could map it",
+            );
+        }
         if !matches!(self.facts.cgroup, CgroupFacts::None) {
             let plan = self.cgroup();
             let what = format!(
@@ -223,7 +234,20 @@ impl<'a> Maker<'a> {
             cpu_percent: limits.cpu_percent,
             memory: self.spec.memory().bytes().saturating_add(limits.memory_overhead.bytes()),
             pids: limits.pids,
+            hugetlb: self.hugetlb(),
         }
+    }
+
+    /// What is asked for of one size of huge pages, and nothing of the other.
+    fn hugetlb(&self) -> Vec<HugetlbLimit> {
+        let offered = match &self.facts.cgroup {
+            CgroupFacts::V2 { controllers, .. } => controllers.iter().any(|c| c == "hugetlb"),
+            CgroupFacts::V1 { controllers } => controllers.contains_key("hugetlb"),
+            CgroupFacts::None => false,
+        };
+        let page = self.spec.hugepages().filter(|_| offered);
+        let memory = self.spec.memory().bytes();
+        page.map(|page| HugetlbLimit { page: page.bytes(), bytes: memory }).into_iter().collect()
     }
 
     fn child(&mut self, rlimits: &[Rlimit]) {

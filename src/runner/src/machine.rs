@@ -13,7 +13,7 @@ use casemate_devices::{
 use casemate_plan::{RolePlan, VmPlan, names};
 use casemate_sys::memfd;
 use casemate_sys::rustix::event::epoll;
-use casemate_vm::{Gate, Image, IrqMode, Kvm, Platform, Vcpu, Vm, VmConfig, layout};
+use casemate_vm::{Gate, Image, IrqMode, Kvm, Platform, Vcpu, Vm, VmConfig, guest_memory, huge_memory, layout};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::disks;
@@ -50,7 +50,11 @@ pub fn build(plan: &RolePlan, fds: &mut Table, stages: &mut Stages) -> Result<Ma
     casemate_vm::install_kick_handler().step(VM)?;
     let kvm = Kvm::from_fd(fds.take(names::KVM)?).step(VM)?;
     let config = VmConfig { vcpus: plan.vm.cpus, memory: plan.vm.memory, irq: IrqMode::Split };
-    let mut vm = Vm::new(kvm, config).step(VM)?;
+    let memory = match plan.vm.hugepage {
+        Some(page) => huge_memory(File::from(fds.take(names::MEMORY)?), config.memory, page),
+        None => guest_memory(config.memory),
+    };
+    let mut vm = Vm::with_memory(kvm, config, memory.step(VM)?).step(VM)?;
     stages.lap("create VM, slots, interrupt chip");
     let mailbox = Arc::new(Mailbox::new()?);
     let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).step(DEVICES)?);

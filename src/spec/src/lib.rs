@@ -20,6 +20,6 @@ pub use error::SpecError;
 pub use sandbox::{Boot, Disk, Limits, Process, RebootPolicy, Root, RootSource, SandboxSpec};
 pub use selinux::{DiskLabel, Selinux};
 pub use values::{
-    ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, Label, LevelText, PolicyChange, Posture, SandboxId,
-    SelinuxProfile,
+    ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, HugePageSize, Label, LevelText, PolicyChange, Posture,
+    SandboxId, SelinuxProfile,
 };

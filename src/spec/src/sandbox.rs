@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::chain::{self, ImageLayer};
 use crate::error::SpecError;
 use crate::selinux::{self, DiskLabel, Selinux};
-use crate::values::{ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, Posture, SandboxId, parse_duration};
+use crate::values::{
+    ByteSize, CpuCount, DiskFormat, DiskId, GuestPath, HostPath, HugePageSize, Posture, SandboxId, parse_duration,
+};
 use crate::wire::{self, DiskFile, RebootFile, RootFile, SpecFile};
 
 const MIB: u64 = 1 << 20;
@@ -24,6 +26,7 @@ pub struct SandboxSpec {
     boot: Boot,
     cpus: CpuCount,
     memory: ByteSize,
+    hugepages: Option<HugePageSize>,
     cmdline: String,
     disks: Vec<Disk>,
     vsock: bool,
@@ -117,6 +120,10 @@ impl SandboxSpec {
     pub fn memory(&self) -> ByteSize {
         self.memory
     }
+    /// Size of the pages behind the guest memory; `None` for the host's ordinary ones.
+    pub fn hugepages(&self) -> Option<HugePageSize> {
+        self.hugepages
+    }
     /// The user's part of the kernel command line.
     pub fn cmdline(&self) -> &str {
         &self.cmdline
@@ -172,6 +179,7 @@ impl TryFrom<SpecFile> for SandboxSpec {
         let hostname = file.hostname.as_deref().map(|n| sandbox_id("hostname", n)).transpose()?;
         let memory = size("memory", file.memory.as_deref())?.unwrap_or(ByteSize::new(256 * MIB));
         check_memory(memory)?;
+        check_pages(memory, file.hugepages)?;
         let cpus = CpuCount::new(file.cpus.unwrap_or(1))
             .map_err(|problem| SpecError::field("cpus", problem, format!("use 1 to {}", CpuCount::MAX)))?;
         let vsock = file.vsock.unwrap_or(!file.bare);
@@ -181,6 +189,7 @@ impl TryFrom<SpecFile> for SandboxSpec {
             boot,
             cpus,
             memory,
+            hugepages: file.hugepages,
             cmdline: cmdline(&file)?,
             disks: disks(&file)?,
             vsock,
@@ -227,6 +236,16 @@ fn check_memory(memory: ByteSize) -> Result<(), SpecError> {
         return Err(SpecError::field("memory", format!("{memory} is not whole MiB"), "use a multiple of 1M"));
     }
     Ok(())
+}
+
+fn check_pages(memory: ByteSize, pages: Option<HugePageSize>) -> Result<(), SpecError> {
+    match pages.filter(|page| !memory.bytes().is_multiple_of(page.bytes())) {
+        None => Ok(()),
+        Some(page) => {
+            let problem = format!("a memory of {memory} is no multiple of {page}");
+            Err(SpecError::field("hugepages", problem, format!("use a memory of whole {page} pages, or smaller pages")))
+        }
+    }
 }
 
 fn bare(file: &SpecFile) -> Result<Boot, SpecError> {

@@ -208,6 +208,42 @@ impl fmt::Display for DiskFormat {
     }
 }
 
+/// Size of the pages that guest memory is made of (x86-64: what hugetlbfs offers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+pub enum HugePageSize {
+    #[serde(rename = "2M")]
+    M2,
+    #[serde(rename = "1G")]
+    G1,
+}
+
+impl HugePageSize {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "2M" => Ok(Self::M2),
+            "1G" => Ok(Self::G1),
+            other => Err(format!("{other:?} is not a size of huge pages")),
+        }
+    }
+
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::M2 => 2 << 20,
+            Self::G1 => 1 << 30,
+        }
+    }
+}
+
+impl fmt::Display for HugePageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::M2 => "2M",
+            Self::G1 => "1G",
+        })
+    }
+}
+
 /// Whose SELinux types a sandbox uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "text", derive(schemars::JsonSchema))]

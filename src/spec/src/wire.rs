@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::values::{DiskFormat, PolicyChange, Posture, SelinuxProfile};
+use crate::values::{DiskFormat, HugePageSize, PolicyChange, Posture, SelinuxProfile};
 
 /// The version of the wire form that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -58,6 +58,9 @@ pub struct SpecFile {
     /// Guest memory, as `256M`; 256 MiB when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    /// Take the guest memory from the host's huge pages of this size: `2M` or `1G`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugepages: Option<HugePageSize>,
     /// Kernel: the name of an imported one, or an absolute path. The default imported kernel when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,

@@ -40,6 +40,32 @@ pub fn seal(name: &str, fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
     crate::procfs::Proc::host()?.reopen(file.as_fd(), OFlags::RDONLY)
 }
 
+fn sized() -> SealFlags {
+    SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW
+}
+
+/// A memfd of `bytes` on huge pages of `page` bytes (2 MiB or 1 GiB), for reading and writing; its size and its seals
+/// are sealed. No page is taken before somebody maps it (memfd_create(2), MFD_HUGETLB).
+pub fn huge(name: &str, bytes: u64, page: u64) -> Result<OwnedFd> {
+    let attempt = || format!("make a memfd of {bytes} bytes on huge pages of {page}");
+    // the logarithm of the page size stands from bit 26 (MFD_HUGE_SHIFT)
+    let size = MemfdFlags::from_bits_retain(page.trailing_zeros() << 26);
+    let base = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | size;
+    let fd = match memfd_create(name, base | MemfdFlags::NOEXEC_SEAL) {
+        Err(rustix::io::Errno::INVAL) => memfd_create(name, base),
+        other => other,
+    }
+    .attempt_with(attempt)?;
+    rustix::fs::ftruncate(&fd, bytes).attempt_with(attempt)?;
+    fcntl_add_seals(&fd, sized()).attempt_with(attempt)?;
+    Ok(fd)
+}
+
+/// Is this a memfd whose size nobody can change any more?
+pub fn is_sized(fd: impl AsFd) -> bool {
+    fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(sized()))
+}
+
 /// Is this a memfd that nobody can change any more?
 pub fn is_sealed(fd: impl AsFd) -> bool {
     fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(full()))

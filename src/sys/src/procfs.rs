@@ -3,7 +3,7 @@
 
 use crate::path::{self, Mode, OFlags, ResolveFlags};
 use crate::{Attempt, Error, Result, mount, process};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// The inode number of a procfs root (PROC_ROOT_INO).
@@ -168,6 +168,24 @@ impl<'a> ProcessView<'a> {
                 let root = self.proc.root.as_fd();
                 let fd = path::open_resolved(root, Path::new(path), OFlags::PATH, Mode::empty(), resolve)?;
                 path::identity(&fd)
+            },
+            &format!("fd/{number}"),
+        )
+    }
+
+    /// The SELinux label of the object behind one of its open descriptors, whatever its name is now.
+    pub fn fd_label(&self, number: i32) -> Result<String> {
+        self.guarded(
+            |path| {
+                let root = self.proc.root.as_fd();
+                let flags = OFlags::PATH;
+                let fd = path::open_resolved(root, Path::new(path), flags, Mode::empty(), ResolveFlags::empty())?;
+                let mut raw = vec![0; 4096];
+                // fgetxattr(2) refuses an O_PATH descriptor; its link in procfs does not.
+                let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                let n = rustix::fs::getxattr(link, "security.selinux", &mut raw[..]);
+                raw.truncate(n.attempt_with(|| format!("read the label behind {path}"))?);
+                Ok(String::from_utf8_lossy(&raw).trim_end_matches('\0').to_owned())
             },
             &format!("fd/{number}"),
         )

@@ -30,6 +30,6 @@ pub use arch::layout;
 pub use arch::state::{Registers, VcpuState, VmState};
 pub use error::{BootError, Error, Result};
 pub use gate::Gate;
-pub use memory::{Memory, guest_memory};
+pub use memory::{Memory, guest_memory, huge_memory};
 pub use vcpu::{Ending, ExitHandler, Vcpu, install_kick_handler};
 pub use vm::{IrqMode, Kvm, Reloader, Vm, VmConfig};

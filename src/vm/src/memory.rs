@@ -1,9 +1,12 @@
-//! Guest memory: anonymous, private to this process, never dumped.
+//! Guest memory: anonymous, or a file of huge pages that was handed over; private to this process, never dumped.
 //!
 //! Nothing here is shared with another process; a page is allocated when the guest (or the loader) first touches it.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::{Error, Result, layout};
 
@@ -24,12 +27,35 @@ pub fn guest_memory(bytes: u64) -> Result<Memory> {
     Memory::from_regions(regions).map_err(|e| Error::io("arrange guest memory")(std::io::Error::other(e)))
 }
 
+/// Maps the RAM of a guest with `bytes` of memory from `file`, which is made of pages of `page` bytes and holds just
+/// that much. The mapping reserves the pages: what the host has not got is an error here and no SIGBUS later.
+///
+/// # Errors
+/// Size outside the machine's limits, a file of another size, or too few huge pages.
+pub fn huge_memory(file: File, bytes: u64, page: u64) -> Result<Memory> {
+    let (min, max) = (layout::MEMORY_MIN, layout::MEMORY_MAX);
+    let len = file.metadata().map_err(Error::io("read the size of the guest memory's file"))?.len();
+    if !(min..=max).contains(&bytes) || !page.is_power_of_two() || !bytes.is_multiple_of(page) || len != bytes {
+        return Err(Error::Range { what: "the guest memory's file in bytes", value: len, min: bytes, max: bytes });
+    }
+    let file = Arc::new(file);
+    let mut offset = 0;
+    let mut regions = Vec::new();
+    for (start, len) in layout::ram_ranges_of(bytes, page) {
+        regions.push(map_file(&file, offset, start, len)?);
+        offset += len;
+    }
+    Memory::from_regions(regions).map_err(|e| Error::io("arrange guest memory")(std::io::Error::other(e)))
+}
+
 /// Gives every page back: guest memory reads zero again.
 pub(crate) fn forget(memory: &Memory) -> Result<()> {
     for region in memory.iter() {
-        // SAFETY: the range is one whole private anonymous mapping that `memory` owns; after MADV_DONTNEED it stays
-        // mapped and reads zero, which volatile accessors of guest memory must expect at any time.
-        let rc = unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) };
+        // a shared file's pages would come back as they were: a hole is punched
+        let advice = if region.file_offset().is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        // SAFETY: the range is one whole mapping that `memory` owns; after the advice it stays mapped and reads zero,
+        // which volatile accessors of guest memory must expect at any time.
+        let rc = unsafe { libc::madvise(region.as_ptr().cast(), region.size(), advice) };
         if rc != 0 {
             return Err(Error::io("clear guest memory")(std::io::Error::last_os_error()));
         }
@@ -38,10 +64,23 @@ pub(crate) fn forget(memory: &Memory) -> Result<()> {
 }
 
 fn map_region(start: u64, len: u64) -> Result<GuestRegionMmap<()>> {
-    let attempt = Error::io("map guest memory");
-    let mapping = MmapRegionBuilder::new(len as usize)
+    let builder = MmapRegionBuilder::new(len as usize)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    place(builder, start, "map guest memory")
+}
+
+fn map_file(file: &Arc<File>, offset: u64, start: u64, len: u64) -> Result<GuestRegionMmap<()>> {
+    let builder = MmapRegionBuilder::new(len as usize)
+        .with_file_offset(FileOffset::from_arc(Arc::clone(file), offset))
+        .with_mmap_flags(libc::MAP_SHARED)
+        .with_hugetlbfs(true);
+    place(builder, start, "map guest memory (are there enough huge pages? vm.nr_hugepages)")
+}
+
+fn place(builder: MmapRegionBuilder, start: u64, attempt: &'static str) -> Result<GuestRegionMmap<()>> {
+    let attempt = Error::io(attempt);
+    let mapping = builder
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
         .build()
         .map_err(|e| attempt(std::io::Error::other(e)))?;
     // SAFETY: the range is exactly the mapping built above, which this function owns; MADV_DONTDUMP changes no content.
@@ -72,6 +111,25 @@ mod tests {
         memory.write_obj(7u64, GuestAddress(0x1000)).unwrap();
         forget(&memory).unwrap();
         assert_eq!(memory.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_files_memory_is_whole_zero_after_forgetting_and_of_its_size_alone() {
+        let file = || {
+            let fd = unsafe { libc::memfd_create(c"m".as_ptr(), 0) };
+            assert!(fd >= 0);
+            // SAFETY: the descriptor was made above and nobody else has it.
+            let file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+            file.set_len(8 << 20).unwrap();
+            file
+        };
+        let memory = huge_memory(file(), 8 << 20, 4096).unwrap();
+        memory.write_obj(7u64, GuestAddress((8 << 20) - 8)).unwrap();
+        forget(&memory).unwrap();
+        assert_eq!(memory.read_obj::<u64>(GuestAddress((8 << 20) - 8)).unwrap(), 0);
+        assert!(huge_memory(file(), 16 << 20, 4096).is_err(), "a file that is too short");
+        assert!(huge_memory(file(), 4 << 20, 4096).is_err(), "a file that is too long");
+        assert!(huge_memory(file(), 8 << 20, 1 << 30).is_err(), "pages that do not divide it");
     }
 
     #[test]

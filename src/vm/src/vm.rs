@@ -121,13 +121,21 @@ impl Vm {
     /// # Errors
     /// A capability is missing, a limit is exceeded, or KVM refuses a step.
     pub fn new(kvm: Kvm, config: VmConfig) -> Result<Self> {
+        let memory = guest_memory(config.memory)?;
+        Self::with_memory(kvm, config, memory)
+    }
+
+    /// [`Vm::new`] on memory that exists already, of `config.memory` bytes.
+    ///
+    /// # Errors
+    /// As [`Vm::new`].
+    pub fn with_memory(kvm: Kvm, config: VmConfig, memory: Memory) -> Result<Self> {
         if !(1..=layout::VCPU_MAX).contains(&config.vcpus) {
             let (min, max) = (1, u64::from(layout::VCPU_MAX));
             return Err(Error::Range { what: "number of vCPUs", value: config.vcpus.into(), min, max });
         }
         kvm.require(Cap::UserMemory, "KVM_CAP_USER_MEMORY")?;
         kvm.require(Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT")?;
-        let memory = guest_memory(config.memory)?;
         let vm = kvm.fd.create_vm().map_err(Error::kvm("create a VM (KVM_CREATE_VM)"))?;
         register_slots(&vm, &memory)?;
         let chip = match config.irq {

@@ -21,6 +21,8 @@ struct Status {
     beyond: Vec<String>,
     blocks: Vec<Block>,
     did: Vec<String>,
+    #[serde(default)]
+    notes: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +105,9 @@ fn text(status: &Status, command: &PolicyCommand) -> String {
     }
     let verdict = if status.separates { paint("yes", Tone::Good) } else { paint("no", Tone::Bad) };
     let _ = writeln!(out, "the loaded policy keeps two guests apart: {verdict}");
+    for note in &status.notes {
+        let _ = writeln!(out, "  {}", sanitize::line(note, 400));
+    }
     for shortcoming in &status.shortcomings {
         let _ = writeln!(out, "  {}", sanitize::line(shortcoming, 400));
     }

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use casemate_label::{Context, Profile, mode};
 use serde::Serialize;
 
+use crate::customizable;
 use crate::error::StepFailed;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Status {
     pub blocks: Vec<blocks::Block>,
     /// What the verb did.
     pub did: Vec<String>,
+    /// What to know besides: not in the way of separation.
+    pub notes: Vec<String>,
 }
 
 pub fn act(verb: Verb, options: &Options) -> Result<Status, StepFailed> {
@@ -75,9 +78,18 @@ fn status(did: Vec<String>) -> Status {
         installed: if in_own_domain(&facts) { Vec::new() } else { store::installed().unwrap_or_default() },
         beyond: beyond(&facts),
         blocks: Vec::new(),
+        notes: restorecon_note(&facts).into_iter().collect(),
         facts,
         did,
     }
+}
+
+/// `restorecon -R` over images of running VMs would take their labels.
+fn restorecon_note(facts: &mode::SelinuxFacts) -> Option<String> {
+    let file = customizable::file().filter(|_| facts.mode != mode::SelinuxMode::Disabled)?;
+    let missing = customizable::missing(&file).ok().filter(|missing| !missing.is_empty())?;
+    let (types, file) = (missing.join("\\n"), file.display());
+    Some(format!("restorecon would relabel images in use; to keep theirs: printf '{types}\\n' >> {file}"))
 }
 
 /// `status`, as a failure where guests are not separated.

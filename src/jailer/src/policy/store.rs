@@ -4,12 +4,14 @@
 //! jailer's own domain may not, and is told so.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
 use casemate_label::{Context, Profile, SelinuxMode, mode};
 
 use super::{Options, Status, files, in_own_domain, status};
+use crate::customizable;
 use crate::error::StepFailed;
 
 const PACKAGE: &str = "policycoreutils";
@@ -45,6 +47,7 @@ pub fn install(options: &Options) -> Result<Status, StepFailed> {
         did.push(format!("took away {}, which this version does not have", stale.join(", ")));
     }
     did.push(relabel(STAGE)?);
+    did.extend(customizable(STAGE, customizable::add, "added")?);
     Ok(status(did))
 }
 
@@ -65,7 +68,11 @@ pub fn remove() -> Result<Status, StepFailed> {
     let mut command = Command::new(files::tool(STAGE, "semodule", PACKAGE)?);
     take_away(&mut command, &ours);
     files::call(STAGE, &mut command)?;
-    Ok(status(vec![format!("removed {} modules", ours.len()), relabel(STAGE)?]))
+    let mut did = vec![format!("removed {} modules", ours.len())];
+    // first, or restorecon would leave the files of these types alone
+    did.extend(customizable(STAGE, customizable::remove, "took away")?);
+    did.push(relabel(STAGE)?);
+    Ok(status(did))
 }
 
 /// The store's modules of ours, `priority name` each.
@@ -80,6 +87,13 @@ fn ours(line: &str) -> Option<String> {
     let mut words = line.split_whitespace();
     let (priority, name) = (words.next()?, words.next()?);
     (priority.parse::<u16>().is_ok() && name.starts_with("casemate_")).then(|| format!("{priority} {name}"))
+}
+
+/// Our types in `customizable_types`, so that restorecon keeps off images in use. What was done, if anything was.
+fn customizable(stage: &str, act: fn(&Path) -> io::Result<bool>, word: &str) -> Result<Option<String>, StepFailed> {
+    let Some(file) = customizable::file() else { return Ok(None) };
+    let changed = act(&file).map_err(|e| StepFailed::because(stage, format!("{}: {e}", file.display())))?;
+    Ok(changed.then(|| format!("{word} {} in {}", customizable::OURS.join(" and "), file.display())))
 }
 
 fn take_away(command: &mut Command, modules: &[String]) {

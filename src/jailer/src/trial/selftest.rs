@@ -202,6 +202,7 @@ impl Bench {
             cpu_percent: None,
             memory: 64 << 20,
             pids: 16,
+            hugetlb: Vec::new(),
         };
         let id = format!("selftest-{}", casemate_sys::process::own_pid());
         let made = (layer == Layer::Cgroup).then(|| Cgroup::create(&plan, &id)).transpose();

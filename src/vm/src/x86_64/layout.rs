@@ -93,8 +93,13 @@ const PAGE: u64 = 4096;
 
 /// The RAM ranges `(start, length)` of a guest with `bytes` of memory.
 pub fn ram_ranges(bytes: u64) -> Vec<(u64, u64)> {
-    let bytes = bytes & !(PAGE - 1);
-    let low = bytes.min(MMIO_HOLE);
+    ram_ranges_of(bytes, PAGE)
+}
+
+/// The same for memory that is made of pages of `page` bytes: no page lies on both sides of the hole.
+pub fn ram_ranges_of(bytes: u64, page: u64) -> Vec<(u64, u64)> {
+    let bytes = bytes & !(page - 1);
+    let low = bytes.min(MMIO_HOLE & !(page - 1));
     let mut ranges = vec![(0, low)];
     if bytes > low {
         ranges.push((RAM_ABOVE_HOLE, bytes - low));
@@ -112,6 +117,8 @@ mod tests {
         assert_eq!(ram_ranges(MMIO_HOLE), [(0, MMIO_HOLE)]);
         assert_eq!(ram_ranges(MMIO_HOLE + PAGE), [(0, MMIO_HOLE), (RAM_ABOVE_HOLE, PAGE)]);
         assert_eq!(ram_ranges((4 << 20) + 5), [(0, 4 << 20)]);
+        assert_eq!(ram_ranges_of(4 << 30, 1 << 30), [(0, 3 << 30), (RAM_ABOVE_HOLE, 1 << 30)]);
+        assert_eq!(ram_ranges_of(4 << 30, 2 << 20), [(0, MMIO_HOLE), (RAM_ABOVE_HOLE, (4 << 30) - MMIO_HOLE)]);
     }
 
     #[test]
