@@ -1,9 +1,10 @@
 //! `make bench`: starts, bursts, memory and the cost of each step, on this machine's KVM with a tiny guest.
 //!
-//! `bench [--runs N] [--csv FILE] [start] [burst] [memory]`; all three without a name. Needs root.
+//! `bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory]`; all three without a name. Needs root.
 //! Absolute times hold for one machine and hour; what counts is the ratio of rows of one run (docs/performance.md).
 #![forbid(unsafe_code)]
 
+mod chains;
 mod jail;
 mod memory;
 mod table;
@@ -54,6 +55,9 @@ fn sections(bench: &mut Bench, options: &Options, csv: &mut String) -> Result<()
     }
     if wanted("burst") {
         bursts(bench, csv)?;
+    }
+    if wanted("chains") {
+        chains::chains(&bench.run_dir.clone(), options.runs, csv)?;
     }
     if wanted("memory") {
         idle(bench, csv)?;
@@ -232,8 +236,10 @@ fn options() -> Result<Options, AnyError> {
         match arg.as_str() {
             "--runs" => options.runs = args.next().ok_or("--runs needs a number")?.parse()?,
             "--csv" => options.csv = Some(args.next().ok_or("--csv needs a file")?.into()),
-            "start" | "burst" | "memory" => options.sections.push(arg),
-            other => return Err(format!("{other}? bench [--runs N] [--csv FILE] [start] [burst] [memory]").into()),
+            "start" | "burst" | "chains" | "memory" => options.sections.push(arg),
+            other => {
+                return Err(format!("{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory]").into());
+            }
         }
     }
     Ok(options)

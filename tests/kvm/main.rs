@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod chain;
 mod cli;
 mod confine;
 mod confine_probe;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         jailer_kill::tests(),
         jailer_weak::tests(),
         cli::tests(),
+        chain::tests(),
     ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
     if let Some(reason) = missing() {
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     }
     // These need root, not KVM.
     trials.extend(confine::tests());
+    trials.extend(chain::with_qemu());
     libtest_mimic::run(&args, trials).exit_code()
 }
 

@@ -51,6 +51,8 @@ pub struct Target {
     pub name: String,
     /// Paths of its disks.
     pub disks: Vec<String>,
+    /// Paths of images below its disks: read by many, written by nobody.
+    pub below: Vec<String>,
     pub runner: i32,
     pub warden: i32,
     /// Its control socket (seqpacket) and its vsock socket (stream).
@@ -179,6 +181,9 @@ pub fn attack(target: &Target, ground: &Ground) -> Vec<Control> {
             let verb = if write { "write" } else { "read" };
             controls.push(denied(format!("{verb} {of}'s disk {path}"), Attempt::Open { path: path.clone(), write }));
         }
+    }
+    for path in &target.below {
+        controls.push(denied(format!("write {of}'s disk {path}"), Attempt::Open { path: path.clone(), write: true }));
     }
     for (who, pid) in [("runner", target.runner), ("warden", target.warden)] {
         controls.push(denied(format!("signal {of}'s {who}"), Attempt::Kill { pid }));

@@ -117,6 +117,7 @@ fn target(victim: &SandboxRecord, dir: &Path) -> Target {
     Target {
         name: victim.name.clone(),
         disks: last_disk(victim).map(|o| o.path.clone()).into_iter().collect(),
+        below: victim.labels.iter().filter(|o| is_below(o)).map(|o| o.path.clone()).collect(),
         runner: pid(victim.runner).unwrap_or(1),
         warden: pid(Some(victim.warden)).unwrap_or(1),
         control: dir.join(CONTROL).display().to_string(),
@@ -200,5 +201,10 @@ fn disk(record: &SandboxRecord) -> Result<Option<(OwnedFd, bool)>, StepFailed> {
 }
 
 fn last_disk(record: &SandboxRecord) -> Option<&ObjectLabel> {
-    record.labels.iter().rev().find(|object| object.fd.starts_with("disk."))
+    record.labels.iter().rev().find(|object| object.fd.starts_with("disk.") && !is_below(object))
+}
+
+/// An image below a disk's own: `disk.<id>.<depth>`; an id holds no dot.
+fn is_below(object: &ObjectLabel) -> bool {
+    object.fd.strip_prefix("disk.").is_some_and(|rest| rest.contains('.'))
 }
