@@ -232,11 +232,10 @@ fn needs(profile: &Profile, own: &Context, label: &Context, runner: Option<Borro
         all.push(Need { subject: subject.clone(), object: object.clone(), class, perms });
     };
     need(own, own, "process", &["setexec", "setsockcreate", "setfscreate"]);
-    need(own, label, "process", &["transition", "getattr", "sigkill", "ptrace"]);
-    need(label, own, "process", &["sigchld"]);
+    need(own, label, "process", &["transition", "getattr", "sigkill"]);
     need(label, own, "fd", &["use"]);
-    need(own, label, "unix_stream_socket", &["create", "bind", "listen", "read", "write", "getopt"]);
-    need(label, label, "unix_stream_socket", &["create", "read", "write", "getattr", "getopt", "accept", "shutdown"]);
+    need(own, label, "unix_stream_socket", &["create", "bind", "listen", "read", "write"]);
+    need(label, label, "unix_stream_socket", &["create", "read", "write", "accept"]);
     need(label, label, "process", &["fork", "signal", "getcap"]);
     need(own, &image, "file", &["create", "relabelfrom", "relabelto"]);
     need(own, &content, "file", &["relabelto", "relabelfrom"]);
