@@ -29,6 +29,9 @@ class Rule:
     def __str__(self):
         return f"{self.file}:{self.line}: {show(self.words)}"
 
+    def key(self):
+        return show(self.words)
+
     def optional(self):
         return any(outer[0] == "optional" for outer in self.nest)
 

@@ -10,6 +10,7 @@ mod label;
 mod main_job;
 mod neighbours;
 mod objects;
+mod policy;
 mod profiles;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         profiles::tests(),
         neighbours::tests(),
         objects::tests(),
+        policy::tests(),
     ]
     .into_iter()
     .flatten()
