@@ -13,10 +13,10 @@ from . import cil
 
 HIGH, PAIR, LOW = "s0-s0:c0.c1023", "s0:c1,c2", "s0"
 # Attributes of the base policy that are targets of ours: a fresh type stands for their members.
-ATTRIBUTES = ("domain", "tmpfsfile", "ptynode", "ttynode", "non_security_file_type")
+ATTRIBUTES = ("domain", "tmpfsfile", "ptynode", "ttynode", "non_security_file_type", "noxattrfs")
 # Domains and images that carry a pair; the second with the role of objects.
 PAIRED = ("casemate_runner_t", "svirt_t", "container_kvm_t")
-IMAGES = ("casemate_image_t", "svirt_image_t", "container_file_t")
+IMAGES = ("casemate_image_t", "casemate_memory_t", "svirt_image_t", "container_file_t")
 
 # May `subject` do it, and may its `twin` not? Both are full contexts, as is each target.
 Question = namedtuple("Question", "rule subject target twin twin_target class_name perm")

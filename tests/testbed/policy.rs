@@ -33,7 +33,7 @@ fn run(command: &mut Command) -> Result<String, Failed> {
 const ASK: &str = r#"
 set -e
 P=/usr/local/libexec/casemate/twins; D=/var/lib/casemate/twins; S=/sys/fs/selinux
-boolean() { echo $1 > $S/booleans/casemate_use_host_disks; echo 1 > $S/commit_pending_bools; }
+boolean() { for b in $S/booleans/casemate_*; do echo $1 > $b; done; echo 1 > $S/commit_pending_bools; }
 trap 'boolean 0; load_policy; rm -rf $P $D' EXIT
 mkdir -p $P $D; cd /root/twins
 cp twins $P/casemate-jailer; cp twins $P/casemate-runner
