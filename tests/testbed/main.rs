@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod chains;
 mod cli;
 mod crash;
 mod l1;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> = [
         label::tests(),
         cli::tests(),
+        chains::tests(),
         main_job::tests(),
         crash::tests(),
         profiles::tests(),
