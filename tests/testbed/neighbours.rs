@@ -13,7 +13,9 @@ use crate::{cli, cli::script, l1};
 
 pub fn tests() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<(), Failed>| {
+        // Written, and not yet seen to pass as a whole: run them with --ignored.
         Trial::test(name, move || l1::beside_others(|| ready().and_then(|()| l1::patiently(run))))
+            .with_ignored_flag(true)
     };
     vec![
         trial("svirt_10_38: neighbours: libvirt, podman and two sandboxes, in both orders", four_at_once),
