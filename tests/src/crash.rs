@@ -248,14 +248,16 @@ impl Site {
 
     /// A kill after each line that the journal gets in a whole life. The lines are held against the plan: each of its
     /// steps that has an undo must have been there to be killed after.
-    pub fn each_line(&mut self) -> Result<String, Failed> {
-        let mut lines = 1;
+    ///
+    /// From line `first` on, every `step`-th; those of even number detached.
+    pub fn each_line(&mut self, first: usize, step: usize) -> Result<String, Failed> {
+        let mut lines = first;
         let last = loop {
             let point = self.once(lines % 2 == 0, |_, journal| journal.len() >= lines)?;
             if point.over {
                 break point;
             }
-            lines += 1;
+            lines += step;
         };
         let kinds =
             |kind: &str| last.lines.iter().filter(|line| line.contains(&format!("\"kind\":\"{kind}\""))).count();
@@ -284,7 +286,7 @@ impl Site {
                 return Err(format!("{count} steps of the plan are a {kind}, the journal has {}", kinds(kind)).into());
             }
         }
-        Ok(format!("{} kills, one after each line of the journal; {steps} steps of the plan with an undo", lines))
+        Ok(format!("kills after lines {first} to {lines} by {step}; {steps} steps of the plan with an undo"))
     }
 
     /// A kill after every `stride`-th system call of a whole life.

@@ -136,7 +136,7 @@ fn a_second_sandbox_is_refused_an_exclusive_image() {
 }
 
 #[test]
-fn svirt_19_shared_content_is_restored_by_the_last_owner_only() {
+fn svirt_19_36_shared_content_is_restored_by_the_last_owner_only() {
     let store = Memory::default();
     let f = image(&store, Some(HOME));
     take(&store, &f, LabelClass::Content, pair(1, 2), &me("a")).unwrap();

@@ -1,6 +1,6 @@
 //! The kills of `casemate_tests::crash` for a host that enforces: run in the testbed by tests/testbed/crash.rs.
 //!
-//! crash-driver lines | calls STRIDE | repair STRIDE | reboot     with TMPDIR on a file system that keeps labels, and
+//! crash-driver lines FIRST | calls STRIDE | repair STRIDE | reboot     with TMPDIR on a file system that keeps labels, and
 //! CASEMATE_TEST_BIN where the programs are.
 
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ fn run() -> Result<String, Failed> {
     let stride = args.next().map_or(Ok(1), |n| n.parse())?;
     let mut site = Site::new()?;
     match what.as_str() {
-        "lines" => site.each_line(),
+        "lines" => site.each_line(stride, 2),
         "calls" => site.each_call(stride),
         "repair" => site.each_call_of_repair(stride),
         "reboot" => site.reboot(),
