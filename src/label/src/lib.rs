@@ -79,3 +79,6 @@ pub use relabel::{Held, LabelClass, Outcome, RelabelError, Relabeler, Restored};
 pub use transaction::Transaction;
 pub use undo::{Change, UndoOutcome, UndoReport, Undoer, foresee_labels, undo_labels};
 pub use window::Window;
+
+#[cfg(test)]
+mod torture_tests;
