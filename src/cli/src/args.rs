@@ -67,6 +67,8 @@ pub enum Command {
     Attack(AttackArgs),
     /// Take back what dead sandboxes left on this host.
     Repair(RepairArgs),
+    /// List who has which SELinux level, uid and label, on what, since when and why.
+    Labels(LabelsArgs),
     /// Kernels for guests.
     #[command(subcommand)]
     Kernel(KernelCommand),
@@ -204,6 +206,20 @@ pub struct RepairArgs {
     /// Give up labels that wait for a file system which will not come back.
     #[arg(long, requires = "name")]
     pub forget: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Of the host without FILE: leases, labels on objects, running processes, what libvirt and the container \
+                        tools gave out, labels at rest. A level that nobody but its sandbox has is how SELinux keeps guests apart."
+)]
+pub struct LabelsArgs {
+    /// Fail if two are within reach of each other or something was left behind, and say what to do.
+    #[arg(long)]
+    pub check: bool,
+    /// Show only these files: label, owners, what they get back.
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

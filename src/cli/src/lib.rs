@@ -67,6 +67,7 @@ fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Selftest => return verbs::checks::selftest(context),
         Command::Attack(args) => return verbs::checks::attack(context, &args),
         Command::Repair(args) => return verbs::repair::repair(context, &args),
+        Command::Labels(args) => return verbs::labels::labels(context, &args),
         Command::Ps(args) => verbs::ps::ps(context, &args),
         Command::Inspect(args) => verbs::inspect::inspect(context, &args),
         Command::Logs(args) => verbs::logs::logs(context, &args),

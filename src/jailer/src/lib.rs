@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod attest;
+mod census;
 mod child;
 mod clock;
 mod config;
@@ -23,6 +24,7 @@ mod input;
 mod labels;
 mod lease;
 mod policy;
+mod readopt;
 mod repair;
 mod run;
 mod start;

@@ -16,6 +16,7 @@ use casemate_wire::record::{ExitCause, ExitReport, Phase};
 use serde::Serialize;
 
 use crate::error::{StepFailed, sentence};
+use crate::readopt;
 use crate::store::{EXIT, RunDir, STATE, SandboxDir};
 
 /// What is asked of a repair.
@@ -52,6 +53,8 @@ pub struct Repaired {
     pub earlier_boot: bool,
     /// In the order in which it was, or would be, done.
     pub did: Vec<UndoReport>,
+    /// Leases of a living sandbox that the ledger had lost.
+    pub took_up: Vec<String>,
     pub error: Option<String>,
 }
 
@@ -133,8 +136,14 @@ impl Work<'_> {
             let _lock = run.lock()?;
             let Ok(dir) = run.existing(&name) else { continue };
             let sandbox = name.to_string();
-            let mut repaired =
-                Repaired { sandbox, state: State::Ended, earlier_boot: false, did: Vec::new(), error: None };
+            let mut repaired = Repaired {
+                sandbox,
+                state: State::Ended,
+                earlier_boot: false,
+                did: Vec::new(),
+                took_up: Vec::new(),
+                error: None,
+            };
             if let Err(failed) = self.one(run, dir, &name, ledger, &mut repaired) {
                 (repaired.state, repaired.error) = (State::Failed, Some(failed.to_string()));
             }
@@ -158,6 +167,10 @@ impl Work<'_> {
             Ok(journal) => journal,
             Err(JournalError::Held(_)) => {
                 out.state = State::Alive;
+                out.took_up = readopt::take_up(&path, ledger, self.asked.dry_run)?;
+                if !out.took_up.is_empty() {
+                    out.state = if self.asked.dry_run { State::WouldRepair } else { State::Repaired };
+                }
                 return Ok(());
             }
             Err(JournalError::Io { ref source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -254,6 +267,7 @@ impl Work<'_> {
                 state: State::Repaired,
                 earlier_boot: is_earlier(&found.owner),
                 did: Vec::new(),
+                took_up: Vec::new(),
                 error: None,
             };
             match self.record(&found, &mut repaired) {

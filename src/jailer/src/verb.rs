@@ -10,7 +10,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use serde::Serialize;
 
 use crate::error::StepFailed;
-use crate::{config, facts, input, policy, repair, run, trial};
+use crate::{census, config, facts, input, policy, repair, run, trial};
 
 const HELP: &str = "\
 casemate-jailer: Casemate's only privileged program; started by `casemate`, not by hand
@@ -19,6 +19,7 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   plan           print the plan for the specification on descriptor 4 as JSON; change nothing
   facts          print what this host offers, as JSON
   repair [NAME] [--dry-run] [--forget]   take back what dead sandboxes left, print what was done as JSON
+  labels [FILE...]     who has which level, uid and label, on what and why, or what a file carries, as JSON
   rm NAME        remove an ended sandbox's record and logs
   selftest       positive and negative control of each layer in a real jail, as JSON
   attack A B     what code in A's confinement can do to B, layer by layer, as JSON
@@ -33,6 +34,7 @@ enum Verb {
     Plan,
     Facts,
     Repair(repair::Asked),
+    Labels(Vec<PathBuf>),
     Remove(SandboxId),
     Selftest(trial::Part),
     Attack(Option<(SandboxId, SandboxId)>, trial::Part),
@@ -78,6 +80,8 @@ fn act(call: Call) -> Result<(), StepFailed> {
         Verb::Plan => plan(&config),
         Verb::Facts => json(&facts::gather(None)?.host),
         Verb::Repair(asked) => json(&repair::repair(&config, &asked)?),
+        Verb::Labels(files) if files.is_empty() => json(&census::census(&config)?),
+        Verb::Labels(files) => json(&files.iter().map(|f| census::file(f)).collect::<Result<Vec<_>, _>>()?),
         Verb::Remove(name) => repair::remove(&config, &name),
         Verb::Selftest(part) => json(&trial::selftest(&config, part)?),
         Verb::Attack(pair, part) => json(&trial::attack(&config, pair, part)?),
@@ -142,6 +146,9 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["facts"] => Verb::Facts,
         ["repair"] => Verb::Repair(repair::Asked { only: None, dry_run, forget }),
         ["repair", name] => Verb::Repair(repair::Asked { only: Some(id(name)?), dry_run, forget }),
+        ["labels", ref files @ ..] => {
+            Verb::Labels(files.iter().map(|file| absolute(file.into())).collect::<Result<_, _>>()?)
+        }
         ["rm", name] => Verb::Remove(id(name)?),
         ["selftest"] => Verb::Selftest(part),
         ["attack"] => Verb::Attack(None, part),
@@ -235,6 +242,7 @@ mod tests {
             &["policy", "check", "--without-deny"],
             &["policy", "install", "--base", "/x"],
             &["facts", "--base", "/x"],
+            &["labels", "relative"],
         ] {
             assert!(parsed(bad).is_err(), "{bad:?}");
         }

@@ -308,6 +308,11 @@ impl Ledger {
         Ok(result)
     }
 
+    /// Who has a lease.
+    pub fn holder(&self, key: &LeaseKey) -> Result<Option<Lease>, LedgerError> {
+        self.files.read(&key.file())
+    }
+
     /// Every lease, living or dead.
     pub fn list(&self) -> Result<Vec<Lease>, LedgerError> {
         let mut all = Vec::new();

@@ -9,6 +9,7 @@ pub mod findings;
 pub mod foreground;
 pub mod inspect;
 pub mod kernel;
+pub mod labels;
 pub mod life;
 pub mod logs;
 pub mod plan;

@@ -29,6 +29,8 @@ struct Repaired {
     earlier_boot: bool,
     #[serde(default)]
     did: Vec<Done>,
+    #[serde(default)]
+    took_up: Vec<String>,
     error: Option<String>,
 }
 
@@ -80,7 +82,7 @@ fn status(told: &Repair, dry_run: bool) -> u8 {
 
 fn text(told: &Repair, dry_run: bool) -> String {
     let mut out = String::new();
-    for Repaired { sandbox, state, earlier_boot, did, error } in &told.sandboxes {
+    for Repaired { sandbox, state, earlier_boot, did, took_up, error } in &told.sandboxes {
         let (tone, words) = match state.as_str() {
             "alive" => (Tone::Dim, "runs, left alone"),
             "ended" => (Tone::Dim, "has ended in order, nothing to do"),
@@ -95,6 +97,9 @@ fn text(told: &Repair, dry_run: bool) -> String {
         let _ = writeln!(out, "{}{boot}: {}", sanitize::line(sandbox, 80), paint(words, tone));
         for step in did {
             out.push_str(&undone(step));
+        }
+        for lease in took_up {
+            let _ = writeln!(out, "    lease {}", sanitize::line(lease, 200));
         }
         if let Some(error) = error {
             let _ = writeln!(out, "    {}", sanitize::line(error, 1000));
