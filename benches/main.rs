@@ -1,12 +1,13 @@
-//! `make bench`: starts, bursts, memory and the cost of each step, on this machine's KVM with a tiny guest.
+//! `make bench`: starts, bursts, memory, the cost of each step and of allocation, on this machine's KVM with a tiny guest.
 //!
-//! `bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory]`; all three without a name. Needs root.
+//! `bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt]`; all without a name. Needs root.
 //! Absolute times hold for one machine and hour; what counts is the ratio of rows of one run (docs/performance.md).
 #![forbid(unsafe_code)]
 
 mod chains;
 mod jail;
 mod memory;
+mod svirt;
 mod table;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -61,6 +62,9 @@ fn sections(bench: &mut Bench, options: &Options, csv: &mut String) -> Result<()
     }
     if wanted("memory") {
         idle(bench, csv)?;
+    }
+    if wanted("svirt") {
+        svirt::allocation(&bench.run_dir.join("svirt"), options.runs, csv)?;
     }
     Ok(())
 }
@@ -220,7 +224,7 @@ fn steps(records: &[SandboxRecord], csv: &mut String) {
     table.show(csv);
 }
 
-fn make_private(dir: &Path) -> Result<(), AnyError> {
+pub fn make_private(dir: &Path) -> Result<(), AnyError> {
     Ok(std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?)
 }
 
@@ -236,9 +240,9 @@ fn options() -> Result<Options, AnyError> {
         match arg.as_str() {
             "--runs" => options.runs = args.next().ok_or("--runs needs a number")?.parse()?,
             "--csv" => options.csv = Some(args.next().ok_or("--csv needs a file")?.into()),
-            "start" | "burst" | "chains" | "memory" => options.sections.push(arg),
+            "start" | "burst" | "chains" | "memory" | "svirt" => options.sections.push(arg),
             other => {
-                return Err(format!("{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory]").into());
+                return Err(format!("{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt]").into());
             }
         }
     }
