@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use crate::context::{Category, CategorySet};
 use crate::in_use::InUse;
-use crate::journal::{Intent, JOURNAL, Journal, JournalError};
+use crate::journal::{Intent, JOURNAL, Journal};
 use crate::ledger::{LeaseKey, Ledger, UidRange};
 use crate::owner::Owner;
 use crate::profile::Profile;
@@ -163,7 +163,7 @@ fn repair(dir: &Path, ledger: &Ledger) -> usize {
                 let _ = fs::remove_dir(entry.path());
             }
             // alive, or between its directory and its first line: nothing is leased yet
-            Err(JournalError::Held(_) | JournalError::Header { .. } | JournalError::Io { .. }) => {}
+            Err(_) => {}
         }
     }
     let journal = |name: &str| dir.join("vms").join(name).join(JOURNAL).exists();
