@@ -242,7 +242,10 @@ fn options() -> Result<Options, AnyError> {
             "--csv" => options.csv = Some(args.next().ok_or("--csv needs a file")?.into()),
             "start" | "burst" | "chains" | "memory" | "svirt" => options.sections.push(arg),
             other => {
-                return Err(format!("{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt]").into());
+                return Err(format!(
+                    "{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt]"
+                )
+                .into());
             }
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod alloc;
 mod chains;
 mod cli;
 mod crash;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     args.test_threads = Some(1);
     let mut trials: Vec<Trial> = [
         label::tests(),
+        alloc::tests(),
         cli::tests(),
         chains::tests(),
         main_job::tests(),

@@ -241,6 +241,14 @@ impl Ledger {
         let reserved = |other: String, by: String| LedgerError::Reserved { level: level.to_string(), other, by };
         let _lock = self.files.lock()?;
         let mut warnings = Vec::new();
+        // our own first: a sandbox's name says more than its process
+        for other in self.keys("static")?.into_iter().chain(self.keys("mcs")?) {
+            if !other.compatible(&key)
+                && let Some(lease) = self.files.read(&other.file())?
+            {
+                return Err(reserved(other.to_string(), lease.owner.to_string()));
+            }
+        }
         for found in in_use.in_reach_of(&set) {
             match &found.holder {
                 Holder::File { path } => {
@@ -248,13 +256,6 @@ impl Ledger {
                 }
                 _ if shared && found.categories() == set => {}
                 holder => return Err(reserved(found.label.to_string(), holder.to_string())),
-            }
-        }
-        for other in self.keys("static")?.into_iter().chain(self.keys("mcs")?) {
-            if !other.compatible(&key)
-                && let Some(lease) = self.files.read(&other.file())?
-            {
-                return Err(reserved(other.to_string(), lease.owner.to_string()));
             }
         }
         if set.len() == 1 {

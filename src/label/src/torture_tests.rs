@@ -155,15 +155,12 @@ fn repair(dir: &Path, ledger: &Ledger) -> usize {
     let relabeler = Relabeler::new(Profile::casemate());
     let mut did = 0;
     for entry in fs::read_dir(dir.join("vms")).unwrap().flatten() {
-        match Journal::open(&entry.path().join(JOURNAL)) {
-            Ok(mut journal) => {
-                did += 1;
-                Undoer { ledger, relabeler: &relabeler }.undo(&mut journal).unwrap();
-                let _ = fs::remove_file(entry.path().join(JOURNAL));
-                let _ = fs::remove_dir(entry.path());
-            }
-            // alive, or between its directory and its first line: nothing is leased yet
-            Err(_) => {}
+        // an error: alive, or between its directory and its first line, when nothing is leased yet
+        if let Ok(mut journal) = Journal::open(&entry.path().join(JOURNAL)) {
+            did += 1;
+            Undoer { ledger, relabeler: &relabeler }.undo(&mut journal).unwrap();
+            let _ = fs::remove_file(entry.path().join(JOURNAL));
+            let _ = fs::remove_dir(entry.path());
         }
     }
     let journal = |name: &str| dir.join("vms").join(name).join(JOURNAL).exists();
