@@ -194,6 +194,13 @@ pub struct AttackArgs {
     /// The sandbox that is attacked.
     #[arg(value_name = "B")]
     pub victim: String,
+    /// Try every class of object that B owns, beside what the loaded SELinux policy says of it.
+    #[arg(long)]
+    pub matrix: bool,
+    /// A domain, loaded for the purpose, whose types may do to each other all that is tried: shows what categories alone
+    /// hold back.
+    #[arg(long, value_name = "TYPE", requires = "matrix")]
+    pub twin: Option<String>,
 }
 
 #[derive(Debug, Args)]

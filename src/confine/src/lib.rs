@@ -18,6 +18,8 @@ pub mod fds;
 pub mod landlock;
 pub mod mounts;
 pub mod namespaces;
+#[cfg(feature = "trial")]
+pub mod objects;
 pub mod rlimits;
 pub mod seccomp;
 #[cfg(feature = "trial")]

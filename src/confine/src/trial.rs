@@ -9,6 +9,7 @@
 //! ([`Narrowing`]) before it tries. That costs nothing in truth: the filter of a process says nothing
 //! about how its parent was confined, and the coarse filter that the runner has is the one built in here.
 
+use crate::objects::{Act, Handle, Object};
 use crate::seccomp::{self, Filter};
 use crate::{Error, landlock};
 use casemate_plan::Layer;
@@ -89,6 +90,17 @@ pub enum Attempt {
     AskKvm {
         number: i32,
     },
+    /// Make an object of a class, as the maker in a trial would; it goes at once.
+    Make {
+        object: Object,
+        place: String,
+        mark: String,
+    },
+    /// Try something on an object.
+    Try {
+        act: Act,
+        at: Handle,
+    },
 }
 
 /// What came of it.
@@ -151,6 +163,29 @@ pub struct Narrowing {
 pub struct Trial {
     pub narrowing: Narrowing,
     pub attempts: Vec<Attempt>,
+    /// The descriptor of the socket on which objects are handed over ([`Handle::Passed`]); 0 for none.
+    pub post: i32,
+    /// Objects to be made and held until the socket at descriptor 4 ends, instead of attempts.
+    pub hold: Option<Hold>,
+}
+
+/// What a maker is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub objects: Vec<Object>,
+    pub place: String,
+    pub mark: String,
+}
+
+/// A maker's word on one object, in the order of [`Hold::objects`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    pub index: u32,
+    pub name: Option<Handle>,
+    /// Its descriptor's number in the maker, to be taken with pidfd_getfd(2): not all can be sent over a socket.
+    pub fd: Option<i32>,
+    /// Why there is none.
+    pub failed: Option<String>,
 }
 
 /// The answer to one attempt, by its index.
@@ -224,6 +259,8 @@ mod tests {
         let trial = Trial {
             narrowing: Narrowing::of_thread("vcpu", 7),
             attempts: vec![Attempt::Kill { pid: 7 }, Attempt::Call { name: "mount".into() }],
+            hold: Some(Hold { objects: Object::ALL.to_vec(), place: "/p".into(), mark: "m".into() }),
+            ..Trial::default()
         };
         assert_eq!(decode::<Trial>(&encode(&trial)), Some(trial));
         assert_eq!(decode::<Trial>(b"\xff\xff"), None);

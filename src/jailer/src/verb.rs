@@ -24,6 +24,8 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   selftest       positive and negative control of each layer in a real jail, as JSON
   attack A B     what code in A's confinement can do to B, layer by layer, as JSON
   policy build|check|install|remove|status   Casemate's SELinux module; in the caller's domain
+  matrix A B     the same for every class of objects, beside what the policy says; --twin TYPE, a domain for categories alone
+  try NAME       attempts from inside NAME's confinement, for matrix: request on descriptor 3, JSON answer
 
 options: --run-dir DIR, --state-dir DIR, --help, --version; selftest and attack: --part whole|selinux|others;
 policy: --from DIR, --base DIR, --output FILE, --without-deny
@@ -39,6 +41,8 @@ enum Verb {
     Selftest(trial::Part),
     Attack(Option<(SandboxId, SandboxId)>, trial::Part),
     Policy(policy::Verb, policy::Options),
+    Matrix { attacker: SandboxId, victim: SandboxId, twin: Option<String> },
+    Try(SandboxId),
     Help,
     Version,
 }
@@ -86,6 +90,10 @@ fn act(call: Call) -> Result<(), StepFailed> {
         Verb::Selftest(part) => json(&trial::selftest(&config, part)?),
         Verb::Attack(pair, part) => json(&trial::attack(&config, pair, part)?),
         Verb::Policy(verb, options) => json(&policy::act(verb, &options)?),
+        Verb::Matrix { attacker, victim, twin } => {
+            json(&trial::matrix(&config, (&attacker, &victim), twin.as_deref())?)
+        }
+        Verb::Try(name) => json(&trial::answer(&config, &name)?),
         Verb::Help | Verb::Version => Ok(()),
     }
 }
@@ -120,6 +128,7 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let (mut run_dir, mut state_dir, mut dry_run, mut part) = (None, None, false, trial::Part::Whole);
     let mut module = policy::Options::default();
     let mut forget = false;
+    let mut twin = None;
     let mut words: Vec<String> = Vec::new();
     while let Some(arg) = parser.next()? {
         match arg {
@@ -132,6 +141,7 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
             Arg::Long("base") => module.base = Some(absolute(parser.value()?)?),
             Arg::Long("output") => module.output = Some(absolute(parser.value()?)?),
             Arg::Long("without-deny") => module.without_deny = true,
+            Arg::Long("twin") => twin = Some(parser.value()?.string()?),
             Arg::Long("json") => {}
             Arg::Long("help") | Arg::Short('h') => words = vec!["help".into()],
             Arg::Long("version") | Arg::Short('V') => words = vec!["version".into()],
@@ -154,6 +164,8 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["attack"] => Verb::Attack(None, part),
         ["attack", a, b] => Verb::Attack(Some((id(a)?, id(b)?)), part),
         ["policy", verb] => Verb::Policy(policy_verb(verb, &module)?, module.clone()),
+        ["matrix", a, b] => Verb::Matrix { attacker: id(a)?, victim: id(b)?, twin: twin.take() },
+        ["try", name] => Verb::Try(id(name)?),
         ["help"] => Verb::Help,
         ["version"] => Verb::Version,
         [] => return Err("no verb is given".into()),
@@ -169,6 +181,9 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         Verb::Repair(_) => {}
         _ if dry_run || forget => return Err("--dry-run and --forget go with repair only".into()),
         _ => {}
+    }
+    if twin.is_some() {
+        return Err("--twin goes with matrix only".into());
     }
     Ok(Call { verb, run_dir, state_dir })
 }

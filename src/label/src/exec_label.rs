@@ -243,6 +243,11 @@ impl VerifiedProc {
         self.set("thread-self/attr/fscreate", label)
     }
 
+    /// The label that keys created by this thread get; `None` clears it.
+    pub fn set_key_label(&self, label: Option<&Context>) -> Result<(), ProcError> {
+        self.set("thread-self/attr/keycreate", label)
+    }
+
     /// The calling thread's own label.
     pub fn own_label(&self) -> Result<Context, ProcError> {
         self.required("thread-self/attr/current")

@@ -1,5 +1,6 @@
 //! The attempts themselves, and what their errors mean.
 
+use casemate_confine::objects::{self, Hands};
 use casemate_confine::trial::{Attempt, Outcome};
 use casemate_sys::process::errno::{
     EACCES, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EMFILE, ENETUNREACH, ENOENT, ENOSYS, EPERM, EROFS, ESRCH,
@@ -20,8 +21,14 @@ use std::time::Duration;
 const KVM_GET_API_VERSION: u32 = 0xae00;
 
 /// Makes one attempt. `fds` is the inherited table from descriptor 3 on.
-pub fn perform(attempt: &Attempt, fds: &[OwnedFd]) -> Outcome {
+pub fn perform(attempt: &Attempt, hands: Hands<'_>) -> Outcome {
+    let fds = hands.table;
     match attempt {
+        Attempt::Try { act, at } => act.perform(at, hands),
+        Attempt::Make { object, place, mark } => {
+            let made = objects::make(*object, Path::new(place), mark);
+            judge(made.map(drop), &[ENOENT, EROFS])
+        }
         Attempt::Open { path, write } => {
             // Never creates and never truncates: an attempt that succeeds must change nothing.
             let opened = OpenOptions::new().read(!write).write(*write).open(path);
@@ -162,12 +169,14 @@ fn i386() -> Outcome {
 mod tests {
     use super::*;
 
+    const NONE: Hands<'static> = Hands { table: &[], post: None };
+
     #[test]
     fn what_is_open_to_everyone_is_allowed_and_what_is_not_there_is_denied() {
-        let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, &[]);
+        let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, NONE);
         assert_eq!(open("/"), Outcome::Allowed);
         assert_eq!(open("/casemate/nothing"), Outcome::Denied { errno: ENOENT });
-        let missing = perform(&Attempt::ReadFd { number: 99 }, &[]);
+        let missing = perform(&Attempt::ReadFd { number: 99 }, NONE);
         assert!(matches!(missing, Outcome::Unclear { .. }), "a control that cannot be made proves nothing");
     }
 
@@ -178,8 +187,8 @@ mod tests {
         let file: OwnedFd = OpenOptions::new().read(true).write(true).open(&path).unwrap().into();
         let number = file.as_raw_fd();
         let fds = [file];
-        assert_eq!(perform(&Attempt::ReadFd { number }, &fds), Outcome::Allowed);
-        assert_eq!(perform(&Attempt::WriteFd { number }, &fds), Outcome::Allowed);
+        assert_eq!(perform(&Attempt::ReadFd { number }, Hands { table: &fds, post: None }), Outcome::Allowed);
+        assert_eq!(perform(&Attempt::WriteFd { number }, Hands { table: &fds, post: None }), Outcome::Allowed);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "abc");
         std::fs::remove_file(&path).unwrap();
     }
@@ -193,6 +202,6 @@ mod tests {
     #[test]
     fn signalling_oneself_is_allowed() {
         let pid = casemate_sys::process::own_pid();
-        assert_eq!(perform(&Attempt::Kill { pid }, &[]), Outcome::Allowed);
+        assert_eq!(perform(&Attempt::Kill { pid }, NONE), Outcome::Allowed);
     }
 }

@@ -8,13 +8,15 @@
 #![forbid(unsafe_code)]
 
 mod attempts;
+mod hold;
 
 pub use attempts::perform;
 
+use casemate_confine::objects::Hands;
 use casemate_confine::trial::{self, MAX_TRIAL, Outcome, Report, Trial};
 use casemate_sys::process::{Exit, in_child};
 use casemate_sys::{exec, memfd, rustix};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::ExitCode;
 
 /// The exit status of a child that has reported; anything else means that it could not.
@@ -24,6 +26,9 @@ const REPORTED: i32 = 77;
 pub fn main() -> ExitCode {
     let Some((trial, fds)) = start() else { return ExitCode::from(2) };
     let Some(socket) = fds.get(1) else { return ExitCode::from(2) };
+    if let Some(wanted) = &trial.hold {
+        return hold::hold(wanted, socket);
+    }
     let mut code = ExitCode::SUCCESS;
     for index in 0..trial.attempts.len() {
         if let Some(report) = attempt(&trial, index, &fds, socket)
@@ -36,7 +41,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start() -> Option<(Trial, Vec<OwnedFd>)> {
-    let fds = exec::inherit_all().ok()?;
+    let fds = exec::inherit_open().ok()?;
     let bytes = memfd::read_sealed(fds.first()?, MAX_TRIAL).ok()?;
     Some((trial::decode(&bytes)?, fds))
 }
@@ -44,10 +49,12 @@ fn start() -> Option<(Trial, Vec<OwnedFd>)> {
 /// Tries one in a child. None: the child has reported for itself.
 fn attempt(trial: &Trial, index: usize, fds: &[OwnedFd], socket: &OwnedFd) -> Option<Report> {
     let report = |outcome| Report { index: u32::try_from(index).unwrap_or(u32::MAX), outcome };
+    let post = fds.iter().find(|fd| fd.as_raw_fd() == trial.post).map(AsFd::as_fd);
+    let hands = Hands { table: fds, post };
     let ended = in_child(|| {
         let outcome = match trial.narrowing.apply() {
             Ok(()) => match trial.attempts.get(index) {
-                Some(attempt) => perform(attempt, fds),
+                Some(attempt) => perform(attempt, hands),
                 None => Outcome::Unclear { why: "no such attempt".into() },
             },
             Err(error) => Outcome::Unclear { why: describe(&error) },

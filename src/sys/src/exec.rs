@@ -89,22 +89,23 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// EBADF names the first number that is not open; a second call is refused.
 pub fn inherit(count: usize) -> Result<Vec<OwnedFd>> {
-    take(count)
+    take((FIRST_FD..).take(count))
 }
 
-/// Takes whatever is open from [`FIRST_FD`] on without a gap: for a program that learns its table
-/// from the first descriptor. Counts as the one call of [`inherit`].
-pub fn inherit_all() -> Result<Vec<OwnedFd>> {
-    take((FIRST_FD..).take_while(|number| fds::is_open(*number)).count())
+/// Takes whatever is open from [`FIRST_FD`] on, gaps left out: for a program that learns its table from the first
+/// descriptor, and from which the exec may have taken some. Counts as the one call of [`inherit`].
+pub fn inherit_open() -> Result<Vec<OwnedFd>> {
+    /// More than any table has.
+    const END: RawFd = 256;
+    take((FIRST_FD..END).filter(|number| fds::is_open(*number)))
 }
 
-fn take(count: usize) -> Result<Vec<OwnedFd>> {
+fn take(numbers: impl Iterator<Item = RawFd>) -> Result<Vec<OwnedFd>> {
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Err(Error::because("take the inherited descriptors", "they were taken before"));
     }
-    (0..count as RawFd)
-        .map(|index| {
-            let number = FIRST_FD + index;
+    numbers
+        .map(|number| {
             if !fds::is_open(number) {
                 return Err(Error::new(
                     format!("take inherited descriptor {number}"),

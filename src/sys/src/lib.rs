@@ -18,6 +18,7 @@ pub mod handle;
 pub mod memfd;
 pub mod memory;
 pub mod mount;
+pub mod objects;
 pub mod path;
 pub mod prctl;
 pub mod process;

@@ -226,8 +226,8 @@ pub fn own_pid() -> i32 {
 /// The errno constants that callers compare with, so that they need no libc.
 pub mod errno {
     pub use libc::{
-        EACCES, EAFNOSUPPORT, EAGAIN, EBUSY, ECONNREFUSED, EINVAL, EMFILE, ENETUNREACH, ENOENT, ENOSYS, EPERM, EROFS,
-        ESRCH,
+        EACCES, EAFNOSUPPORT, EAGAIN, EBADF, EBUSY, ECONNREFUSED, EINVAL, EIO, EMFILE, ENETUNREACH, ENODEV, ENOENT,
+        ENOKEY, ENOSYS, ENXIO, EPERM, EROFS, ESRCH,
     };
 }
 
@@ -251,6 +251,8 @@ pub fn errno_name(errno: i32) -> String {
         libc::ENOENT => "ENOENT".into(),
         libc::ESRCH => "ESRCH".into(),
         libc::EBADF => "EBADF".into(),
+        libc::EIO => "EIO".into(),
+        libc::ENOKEY => "ENOKEY".into(),
         libc::EACCES => "EACCES".into(),
         libc::EBUSY => "EBUSY".into(),
         libc::EINVAL => "EINVAL".into(),

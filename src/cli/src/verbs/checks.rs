@@ -7,6 +7,7 @@ use casemate_client::store::{self, Status};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
+use super::matrix;
 use crate::args::AttackArgs;
 use crate::failure::{OWN, Result};
 use crate::output::{Context, Tone, cell, paint, table_text};
@@ -21,6 +22,9 @@ pub fn attack(context: &Context, args: &AttackArgs) -> Result<u8> {
         if !matches!(status, Status::Running | Status::Paused) {
             return Err(casemate_client::Error::NotRunning(name.clone()).into());
         }
+    }
+    if args.matrix {
+        return matrix::matrix(context, args);
     }
     trial(context, &["attack", &args.attacker, &args.victim])
 }

@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod labels;
 pub mod life;
 pub mod logs;
+pub mod matrix;
 pub mod plan;
 pub mod policy;
 pub mod ps;

@@ -185,7 +185,7 @@ fn row(question: &Question, at: usize, columns: &[Option<Vec<Outcome>>], part: P
 }
 
 /// The record of a sandbox that runs now.
-fn living(run: &RunDir, name: &SandboxId) -> Result<SandboxRecord, StepFailed> {
+pub fn living(run: &RunDir, name: &SandboxId) -> Result<SandboxRecord, StepFailed> {
     let record = run.existing(name)?.read_record(STATE)?;
     record.filter(|r| matches!(r.phase, Phase::Running | Phase::Paused)).ok_or_else(|| {
         StepFailed::because("find the sandbox", format!("{name} does not run; `casemate ps` lists those that do"))
@@ -200,7 +200,7 @@ fn disk(record: &SandboxRecord) -> Result<Option<(OwnedFd, bool)>, StepFailed> {
     fd.map(|fd| Some((fd, !object.read_only))).map_err(|e| StepFailed::stage("open a sandbox's disk", e))
 }
 
-fn last_disk(record: &SandboxRecord) -> Option<&ObjectLabel> {
+pub fn last_disk(record: &SandboxRecord) -> Option<&ObjectLabel> {
     record.labels.iter().rev().find(|object| object.fd.starts_with("disk.") && !is_below(object))
 }
 

@@ -58,15 +58,36 @@ impl Jail<'_> {
         attempts: &[Attempt],
         given: &[&OwnedFd],
     ) -> Result<Vec<Outcome>, StepFailed> {
-        let failed = |e: &dyn std::error::Error| StepFailed::because(STEP, crate::error::sentence(e));
-        let narrowing = Narrowing {
+        self.try_with_post(layers, attempts, given, 0)
+    }
+
+    /// The same, where `post` is the number of the given socket on which objects are handed over.
+    pub fn try_with_post(
+        &self,
+        layers: &[Layer],
+        attempts: &[Attempt],
+        given: &[&OwnedFd],
+        post: i32,
+    ) -> Result<Vec<Outcome>, StepFailed> {
+        let trial = Trial { narrowing: self.narrowing(layers), attempts: attempts.to_vec(), post, hold: None };
+        let (child, socket) = self.spawn(layers, &trial, given)?;
+        collect(&child, &socket, attempts.len())
+    }
+
+    fn narrowing(&self, layers: &[Layer]) -> Narrowing {
+        Narrowing {
             no_new_privs: has(layers, Layer::Capabilities),
             // The runner denies everything a second time; alone, the first ruleset has to hold.
             landlock_abi: if layers == EVERY { self.landlock_abi } else { 0 },
             coarse: has(layers, Layer::Seccomp),
             thread: has(layers, Layer::Seccomp).then(|| THREAD.into()),
-        };
-        let trial = trial::encode(&Trial { narrowing, attempts: attempts.to_vec() });
+        }
+    }
+
+    /// Starts the probe. Returns it, and our end of its socket.
+    pub fn spawn(&self, layers: &[Layer], trial: &Trial, given: &[&OwnedFd]) -> Result<(Child, OwnedFd), StepFailed> {
+        let failed = |e: &dyn std::error::Error| StepFailed::because(STEP, crate::error::sentence(e));
+        let trial = trial::encode(trial);
         let (ours, theirs) = self.sockets(layers)?;
         let mut table = vec![memfd::sealed("trial", &trial).map_err(|e| failed(&e))?, theirs];
         for fd in given {
@@ -88,10 +109,7 @@ impl Jail<'_> {
                 drop(ours);
                 self.become_probe(layers, image, &null)
             }
-            Cloned::Parent(child) => {
-                drop(image);
-                collect(&child, &ours, attempts.len())
-            }
+            Cloned::Parent(child) => Ok((child, ours)),
         }
     }
 
