@@ -148,7 +148,9 @@ fn bind(plan: &Plan, start: &mut Start) -> Result<Bound, StepFailed> {
     let mut bound = Vec::with_capacity(plan.fds.len());
     let mut table = Vec::with_capacity(plan.fds.len());
     // The plan names its own memfd, so that is made first and filled last.
-    start.fds.insert(names::PLAN.into(), memfd::create(names::PLAN).map_err(failed)?);
+    let memfd = memfd::create(names::PLAN).map_err(failed)?;
+    start.to_own_level(&memfd)?;
+    start.fds.insert(names::PLAN.into(), memfd);
     for slot in plan.fds.iter() {
         let fd = start.fds.remove(&slot.name);
         let fd = fd.ok_or_else(|| StepFailed::because(STAGE, format!("'{}' was not made", slot.name)))?;

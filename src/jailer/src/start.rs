@@ -212,6 +212,20 @@ impl Start {
         Some(LabelClass::Exclusive.target(self.relabeler.profile(), self.level?))
     }
 
+    /// Gives a memfd the sandbox's level. It is made with the low level of ours, whatever fscreate says: the kernel labels
+    /// it by the task alone (shmem has no parent to inherit from), so any runner could read it if it were handed over.
+    pub fn to_own_level(&self, fd: &OwnedFd) -> Result<(), StepFailed> {
+        const NAME: &str = "security.selinux";
+        const STEP: &str = "label a memfd";
+        let Some(level) = self.level else { return Ok(()) };
+        let failed = |e: rustix::io::Errno| StepFailed::stage(STEP, std::io::Error::from(e));
+        let mut buffer = [0; 4096];
+        let length = rustix::fs::fgetxattr(fd, NAME, &mut buffer).map_err(failed)?;
+        let made = Context::from_bytes(buffer.get(..length).unwrap_or_default());
+        let label = made.map_err(|e| StepFailed::stage(STEP, e))?.with_level(level).to_string();
+        rustix::fs::fsetxattr(fd, NAME, label.as_bytes(), rustix::fs::XattrFlags::empty()).map_err(failed)
+    }
+
     fn create_sockets(&mut self, step: &Step, plan: &Plan) -> Result<(), StepFailed> {
         let failed = |e: &dyn std::error::Error| StepFailed::at_because(step, crate::error::sentence(e));
         // The runner's sockets carry its label: MCS keeps it from one with the jailer's.
@@ -229,7 +243,9 @@ impl Start {
             self.fds.insert(names::VSOCK.into(), listener);
         }
         if let Some(json) = &self.guest_config {
-            let fd = memfd::sealed(names::GUEST_CONFIG, json).map_err(|e| failed(&e))?;
+            let fd = memfd::create(names::GUEST_CONFIG).map_err(|e| failed(&e))?;
+            self.to_own_level(&fd)?;
+            let fd = memfd::seal(names::GUEST_CONFIG, fd, json).map_err(|e| failed(&e))?;
             self.fds.insert(names::GUEST_CONFIG.into(), fd);
         }
         Ok(())

@@ -39,9 +39,9 @@ impl Act {
                 None => unclear("no socket to be handed anything"),
             },
             Handle::Inherited(number) => match hands.table.iter().find(|fd| fd.as_raw_fd() == *number) {
-                Some(fd) if !is_null(fd) => self.on_descriptor(fd),
-                // Closed at the exec, or SELinux's null device in its place (flush_unauthorized_files).
-                _ => Outcome::Denied { errno: EBADF },
+                Some(fd) => self.on_descriptor(fd),
+                // Taken away at the exec.
+                None => Outcome::Denied { errno: EBADF },
             },
         }
     }
@@ -138,7 +138,9 @@ fn plain(error: &casemate_sys::Error) -> io::Error {
     error.errno().map_or_else(|| io::Error::other(error.report()), io::Error::from_raw_os_error)
 }
 
-fn is_null(fd: &OwnedFd) -> bool {
+/// The null device, which SELinux puts where the new domain may not have a descriptor (flush_unauthorized_files). Asked for
+/// before any filter is on.
+pub fn is_null(fd: &OwnedFd) -> bool {
     casemate_sys::path::identity(fd)
         .is_ok_and(|is| is.kind == rustix::fs::FileType::CharacterDevice && is.rdev == rustix::fs::makedev(1, 3))
 }
@@ -164,12 +166,10 @@ fn read_nothing(fd: BorrowedFd<'_>) -> io::Result<()> {
         Err(rustix::io::Errno::SPIPE) => {}
         other => return Ok(other.map(drop)?),
     }
-    let kind = casemate_sys::path::identity(fd).map_err(|error| plain(&error))?.kind;
-    if kind == rustix::fs::FileType::Socket {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        return Ok(rustix::net::recv(fd, &mut [0u8; 1][..], flags).map(drop)?);
+    match rustix::net::recv(fd, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Err(rustix::io::Errno::NOTSOCK) => Ok(rustix::io::read(fd, &mut [] as &mut [u8]).map(drop)?),
+        other => Ok(other.map(drop)?),
     }
-    Ok(rustix::io::read(fd, &mut [] as &mut [u8]).map(drop)?)
 }
 
 fn write_nothing(fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -60,12 +60,7 @@ pub fn make(object: Object, place: &Path, mark: &str) -> io::Result<Held> {
             // Both ends, so that neither an open nor a read of others waits.
             at_path(path, |path| open(path, OFlags::RDWR), Removal::File)
         }
-        Object::BlockDevice => {
-            // Elsewhere file systems are mounted with nodev.
-            let path = Path::new("/dev").join(name);
-            rustix::fs::mknodat(CWD, &path, FileType::BlockDevice, owner_only(), some_disk()?)?;
-            at_path(path, |path| open(path, OFlags::RDONLY), Removal::File)
-        }
+        Object::BlockDevice => block_device(&name),
         Object::Stream => at_path(path, |path| listen(&SocketAddrUnix::new(path)?), Removal::File),
         Object::Datagram => at_path(path, datagram, Removal::File),
         Object::Abstract => {
@@ -156,6 +151,17 @@ fn file(path: PathBuf, flags: OFlags) -> io::Result<Held> {
         rustix::io::write(fd, b"casemate")?;
     }
     Ok(held)
+}
+
+/// A node that can be opened: many file systems are mounted with nodev, and not all take any label.
+fn block_device(name: &str) -> io::Result<Held> {
+    let device = some_disk()?;
+    let node = |dir: &str| {
+        let path = Path::new(dir).join(name);
+        rustix::fs::mknodat(CWD, &path, FileType::BlockDevice, owner_only(), device)?;
+        at_path(path, |path| open(path, OFlags::RDONLY), Removal::File)
+    };
+    node("/var/lib").or_else(|_| node("/dev"))
 }
 
 fn socket(kind: SocketType) -> io::Result<OwnedFd> {

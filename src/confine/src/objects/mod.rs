@@ -6,7 +6,7 @@
 mod act;
 mod make;
 
-pub use act::{Arrival, Hands, received};
+pub use act::{Arrival, Hands, is_null, received};
 pub use make::{Held, make};
 
 use serde::{Deserialize, Serialize};

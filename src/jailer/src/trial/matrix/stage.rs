@@ -349,13 +349,9 @@ fn labelled<T>(runner: Option<&Context>, make: impl FnOnce() -> Result<T, StepFa
 
 /// The label of an image of the sandbox whose runner has this label.
 fn image_label(runner: &Context) -> Context {
-    let profile = Profile::casemate();
-    let any = casemate_label::CategoryPair::try_from((0, 1)).expect("two categories");
-    let image = LabelClass::Exclusive.target(&profile, any);
-    match runner.range() {
-        Some(range) => image.with_level(*range.low()),
-        None => image,
-    }
+    let family = [Profile::casemate(), Profile::svirt()].into_iter().find(|profile| profile.runner == runner.type_());
+    let level = runner.range().map_or(casemate_label::Level::S0, |range| *range.low());
+    LabelClass::Exclusive.target(&family.unwrap_or_else(Profile::casemate), level)
 }
 
 /// A directory for what has a path, at the level that every sandbox reads.
