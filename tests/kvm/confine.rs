@@ -266,7 +266,7 @@ fn outcome(narrowing: &Narrowing, attempt: &Attempt) -> Result<Outcome, String> 
         if narrowing.apply().is_err() {
             return 3;
         }
-        let outcome = perform(attempt, &[]);
+        let outcome = perform(attempt, NOTHING);
         let _ = casemate_sys::rustix::io::write(&theirs, &casemate_confine::trial::encode(&outcome));
         77
     });
@@ -328,7 +328,7 @@ fn thread_filters() -> Result<(), String> {
 }
 
 fn landlock_alone() -> Result<(), String> {
-    let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, &[]);
+    let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, NOTHING);
     let parent = process::own_pid();
     child(|| {
         ensure(open("/etc/shadow") == Outcome::Allowed, || "the positive control fails".into())?;
@@ -341,7 +341,7 @@ fn landlock_alone() -> Result<(), String> {
             let seen = open(path);
             ensure(seen == Outcome::Denied { errno: 13 }, || format!("{path}: {seen}"))?;
         }
-        let written = perform(&Attempt::Open { path: "/etc/group".into(), write: true }, &[]);
+        let written = perform(&Attempt::Open { path: "/etc/group".into(), write: true }, NOTHING);
         ensure(written == Outcome::Denied { errno: 13 }, || format!("writing the runner's file: {written}"))?;
         let seen = perform(&Attempt::Execute { path: "/bin/true".into() }, &[]);
         ensure(seen == Outcome::Denied { errno: 13 }, || format!("another program: {seen}"))?;
@@ -392,7 +392,7 @@ fn mounts_alone() -> Result<(), String> {
     let exit = match process::clone3(&options).map_err(show)? {
         Cloned::Child => {
             let held = mounts::apply().map_err(show).and_then(|_token| {
-                let seen = perform(&Attempt::Open { path: "/etc/hostname".into(), write: false }, &[]);
+                let seen = perform(&Attempt::Open { path: "/etc/hostname".into(), write: false }, NOTHING);
                 ensure(seen == Outcome::Denied { errno: 2 }, || format!("the host is still there: {seen}"))
             });
             if let Err(why) = &held {

@@ -16,6 +16,7 @@ mod jailer_control;
 mod jailer_input;
 mod jailer_kill;
 mod jailer_weak;
+mod matrix;
 mod runner;
 mod vm_boot;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         jailer_input::tests(),
         jailer_kill::tests(),
         jailer_weak::tests(),
+        matrix::tests(),
         cli::tests(),
         chain::tests(),
     ];

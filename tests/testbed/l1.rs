@@ -126,6 +126,21 @@ pub fn push(files: &[PathBuf], dir: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
+/// Loads the module of this checkout, and these files beside it; without any, L1 is as `up` left it.
+pub fn policy(beside: &[PathBuf]) -> Result<(), String> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(repo().join("policies"))
+        .map_err(|e| e.to_string())?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "cil"))
+        .collect();
+    files.sort();
+    files.extend_from_slice(beside);
+    let names = files.iter().filter_map(|file| file.to_str());
+    let output = testbed(["policy"].into_iter().chain(names)).map_err(|e| e.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
 /// What a trial that failed half-way has left.
 const SWEEP: &str = "setenforce 1; casemate repair >/dev/null 2>&1
 for name in $(casemate ps -aq | grep -E '^(cli|mj)-'); do casemate rm -f $name; done; true";

@@ -10,6 +10,7 @@ mod crash;
 mod l1;
 mod label;
 mod main_job;
+mod matrix;
 mod neighbours;
 mod objects;
 mod policy;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         chains::tests(),
         main_job::tests(),
         crash::tests(),
+        matrix::tests(),
         profiles::tests(),
         neighbours::tests(),
         objects::tests(),

@@ -107,6 +107,20 @@ mod tests {
     }
 
     #[test]
+    fn svirt_48_what_is_handed_over_is_a_read_only_view_of_sealed_bytes() {
+        let fd = sealed("view", b"plan").unwrap();
+        let mode = rustix::fs::fcntl_getfl(&fd).unwrap();
+        assert!(
+            !mode.intersects(OFlags::RDWR | OFlags::WRONLY),
+            "SELinux judges a descriptor by its mode, sealed or not"
+        );
+        assert_eq!(rustix::io::write(&fd, b"x"), Err(rustix::io::Errno::BADF));
+        // Opened anew for writing it is still sealed.
+        let again = crate::procfs::Proc::host().unwrap().reopen(fd.as_fd(), OFlags::RDWR).unwrap();
+        assert_eq!(rustix::io::write(&again, b"x"), Err(rustix::io::Errno::PERM));
+    }
+
+    #[test]
     fn an_unsealed_memfd_or_a_file_is_refused() {
         let fd = memfd_create("open", MemfdFlags::ALLOW_SEALING).unwrap();
         assert!(!is_sealed(&fd));
