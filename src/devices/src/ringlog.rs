@@ -93,7 +93,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn it_stays_bounded_and_keeps_the_end(writes in proptest::collection::vec(0usize..70, 0..40)) {
+        fn svirt_50_it_stays_bounded_and_keeps_the_end(writes in proptest::collection::vec(0usize..70, 0..40)) {
             let mut log = new(64);
             let mut all = Vec::new();
             for (i, n) in writes.into_iter().enumerate() {

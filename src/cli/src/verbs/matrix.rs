@@ -200,20 +200,20 @@ fn remarks(report: &Value, with_selinux: bool, with_twin: bool) -> String {
     let mut out = String::from("\n");
     let name = |row: &Value| format!("{}: {}", word(&row["class"]), word(&row["attempt"]));
     if with_selinux {
-        for row in rows(report, "matrix").iter().filter(|row| !denies(&row["selinux"]["actual"])) {
+        let open: Vec<&Value> =
+            rows(report, "matrix").into_iter().filter(|row| !denies(&row["selinux"]["actual"])).collect();
+        if open.is_empty() {
+            out.push_str("SELinux alone holds back every one of them\n");
+        }
+        for row in open {
             let by: Vec<String> = row["denied_by"].as_array().into_iter().flatten().map(word).collect();
             let by = if by.is_empty() { "nothing alone".into() } else { by.join(", ") };
             let _ = writeln!(out, "SELinux alone does not hold back {}; denied by {by}", name(row));
         }
     }
     if with_twin {
-        let open: Vec<String> = rows(report, "matrix")
-            .iter()
-            .filter(|row| row["categories"]["actual"] == "allowed")
-            .map(|row| name(row))
-            .collect();
-        if !open.is_empty() {
-            let _ = writeln!(out, "categories hold nothing back of {}: there it is the types that do", open.join("; "));
+        for row in rows(report, "matrix").iter().filter(|row| row["categories"]["actual"] == "allowed") {
+            let _ = writeln!(out, "categories do not hold back {}: there it is the types that do", name(row));
         }
     }
     for row in rows(report, "matrix").iter().chain(&rows(report, "makes")) {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::super::word;
 use super::columns::{ALONE, Column, Columns, Family, Whose};
 use super::policy::{self, Verdict};
-use super::table::{Spec, TABLE, kernel_denies};
+use super::table::{Spec, TABLE, Way, kernel_denies};
 use super::{Skipped, denied};
 use crate::error::StepFailed;
 
@@ -83,6 +83,11 @@ impl Judge<'_> {
         let (mut rows, mut skipped) = (Vec::new(), Vec::new());
         for (at, spec) in TABLE.iter().enumerate() {
             match self.columns.all.cross.get(at).and_then(Option::as_ref) {
+                Some(_) if spec.way == Way::Inherited && self.family.subject.is_none() => {
+                    let why =
+                        "of all layers only SELinux looks at what is inherited at exec; this host has none".into();
+                    skipped.push(Skipped { attempt: format!("{}: {}", spec.class, spec.what), why });
+                }
                 Some(_) => rows.push(self.row(at, spec)?),
                 None => {
                     let why = self.family.cross.missing.get(&spec.thing).cloned();
