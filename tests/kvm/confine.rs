@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use casemate_confine::cgroup::{self, Cgroup};
+use casemate_confine::objects::Hands;
 use casemate_confine::seccomp::{self, Filter};
 use casemate_confine::trial::{Attempt, Narrowing, Outcome};
 use casemate_confine::{attest_outside, capabilities, landlock, mounts, namespaces, rlimits, uid};
@@ -266,7 +267,7 @@ fn outcome(narrowing: &Narrowing, attempt: &Attempt) -> Result<Outcome, String> 
         if narrowing.apply().is_err() {
             return 3;
         }
-        let outcome = perform(attempt, NOTHING);
+        let outcome = perform(attempt, Hands::EMPTY);
         let _ = casemate_sys::rustix::io::write(&theirs, &casemate_confine::trial::encode(&outcome));
         77
     });
@@ -328,7 +329,7 @@ fn thread_filters() -> Result<(), String> {
 }
 
 fn landlock_alone() -> Result<(), String> {
-    let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, NOTHING);
+    let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, Hands::EMPTY);
     let parent = process::own_pid();
     child(|| {
         ensure(open("/etc/shadow") == Outcome::Allowed, || "the positive control fails".into())?;
@@ -341,14 +342,14 @@ fn landlock_alone() -> Result<(), String> {
             let seen = open(path);
             ensure(seen == Outcome::Denied { errno: 13 }, || format!("{path}: {seen}"))?;
         }
-        let written = perform(&Attempt::Open { path: "/etc/group".into(), write: true }, NOTHING);
+        let written = perform(&Attempt::Open { path: "/etc/group".into(), write: true }, Hands::EMPTY);
         ensure(written == Outcome::Denied { errno: 13 }, || format!("writing the runner's file: {written}"))?;
-        let seen = perform(&Attempt::Execute { path: "/bin/true".into() }, &[]);
+        let seen = perform(&Attempt::Execute { path: "/bin/true".into() }, Hands::EMPTY);
         ensure(seen == Outcome::Denied { errno: 13 }, || format!("another program: {seen}"))?;
-        let seen = perform(&Attempt::Call { name: "mount".into() }, &[]);
+        let seen = perform(&Attempt::Call { name: "mount".into() }, Hands::EMPTY);
         ensure(seen == Outcome::Denied { errno: 1 }, || format!("mount under Landlock: {seen}"))?;
         if landlock::probe() >= 6 {
-            let seen = perform(&Attempt::Kill { pid: parent }, &[]);
+            let seen = perform(&Attempt::Kill { pid: parent }, Hands::EMPTY);
             ensure(seen == Outcome::Denied { errno: 1 }, || format!("a signal out of the domain: {seen}"))?;
         }
         std::io::Read::read(&mut &before, &mut [0; 1]).map_err(show)?;
@@ -368,7 +369,7 @@ fn ids_alone() -> Result<(), String> {
         for name in
             ["setresuid-root", "setresgid-root", "chroot", "mount", "fsopen", "unshare-net", "bpf", "init_module"]
         {
-            let seen = perform(&Attempt::Call { name: name.into() }, &[]);
+            let seen = perform(&Attempt::Call { name: name.into() }, Hands::EMPTY);
             ensure(matches!(seen, Outcome::Denied { .. }), || format!("{name}: {seen}"))?;
         }
         for attempt in [
@@ -378,7 +379,7 @@ fn ids_alone() -> Result<(), String> {
             Attempt::ReadMemory { pid: 1 },
             Attempt::MakeNode { path: "/tmp/casemate-node".into() },
         ] {
-            let seen = perform(&attempt, &[]);
+            let seen = perform(&attempt, Hands::EMPTY);
             ensure(matches!(seen, Outcome::Denied { .. }), || format!("{attempt:?}: {seen}"))?;
         }
         Ok(())
@@ -392,7 +393,7 @@ fn mounts_alone() -> Result<(), String> {
     let exit = match process::clone3(&options).map_err(show)? {
         Cloned::Child => {
             let held = mounts::apply().map_err(show).and_then(|_token| {
-                let seen = perform(&Attempt::Open { path: "/etc/hostname".into(), write: false }, NOTHING);
+                let seen = perform(&Attempt::Open { path: "/etc/hostname".into(), write: false }, Hands::EMPTY);
                 ensure(seen == Outcome::Denied { errno: 2 }, || format!("the host is still there: {seen}"))
             });
             if let Err(why) = &held {

@@ -36,7 +36,7 @@ pub fn in_full_jail() -> Result<(), String> {
     // Once with every filter, once without any: then the other layers have to say no by themselves.
     let none = Narrowing::default();
     for (name, narrowing) in [("io", Narrowing::of_thread("io", landlock::probe())), ("no filter", none)] {
-        let trial = casemate_confine::trial::Trial { narrowing, attempts: attempts.clone() };
+        let trial = casemate_confine::trial::Trial { narrowing, attempts: attempts.clone(), ..Default::default() };
         let outcomes = run_probe(&program, &trial, own.path(), &EVERY)?;
         for (attempt, outcome) in attempts.iter().zip(&outcomes) {
             let control = matches!(attempt, Attempt::ReadFd { .. } | Attempt::WriteFd { .. });
@@ -82,7 +82,7 @@ pub fn controls_alone() -> Result<(), String> {
     ] {
         let controls = [positive(&ground), negative(layer, &ground)].concat();
         let attempts = controls.iter().map(|control| control.attempt.clone()).collect();
-        let trial = casemate_confine::trial::Trial { narrowing: narrowing(layer), attempts };
+        let trial = casemate_confine::trial::Trial { narrowing: narrowing(layer), attempts, ..Default::default() };
         let outcomes = run_probe(&program, &trial, own.path(), &[layer])?;
         ensure(outcomes.len() == controls.len(), || format!("{layer}: {} of {}", outcomes.len(), controls.len()))?;
         for (control, outcome) in controls.iter().zip(outcomes) {

@@ -169,14 +169,12 @@ fn i386() -> Outcome {
 mod tests {
     use super::*;
 
-    const NONE: Hands<'static> = Hands { table: &[], post: None };
-
     #[test]
     fn what_is_open_to_everyone_is_allowed_and_what_is_not_there_is_denied() {
-        let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, NONE);
+        let open = |path: &str| perform(&Attempt::Open { path: path.into(), write: false }, Hands::EMPTY);
         assert_eq!(open("/"), Outcome::Allowed);
         assert_eq!(open("/casemate/nothing"), Outcome::Denied { errno: ENOENT });
-        let missing = perform(&Attempt::ReadFd { number: 99 }, NONE);
+        let missing = perform(&Attempt::ReadFd { number: 99 }, Hands::EMPTY);
         assert!(matches!(missing, Outcome::Unclear { .. }), "a control that cannot be made proves nothing");
     }
 
@@ -202,6 +200,6 @@ mod tests {
     #[test]
     fn signalling_oneself_is_allowed() {
         let pid = casemate_sys::process::own_pid();
-        assert_eq!(perform(&Attempt::Kill { pid }, NONE), Outcome::Allowed);
+        assert_eq!(perform(&Attempt::Kill { pid }, Hands::EMPTY), Outcome::Allowed);
     }
 }

@@ -23,6 +23,11 @@ pub struct Hands<'a> {
     pub post: Option<BorrowedFd<'a>>,
 }
 
+impl Hands<'_> {
+    /// Empty ones.
+    pub const EMPTY: Hands<'static> = Hands { table: &[], post: None };
+}
+
 impl Act {
     /// Tries it.
     pub fn perform(self, at: &Handle, hands: Hands<'_>) -> Outcome {
