@@ -228,7 +228,11 @@ impl Side {
         let warden = label_of_process(pid(record.warden));
         let runner = record.runner.and_then(|runner| label_of_process(pid(runner)));
         for (thing, file, socket) in [(Thing::Control, CONTROL, warden), (Thing::VsockSocket, VSOCK, runner)] {
-            let mut entry = entry(thing, path(&dir.join(file)), None, None);
+            let file = dir.join(file);
+            if !file.exists() {
+                continue;
+            }
+            let mut entry = entry(thing, path(&file), None, None);
             entry.socket = socket;
             self.entries.insert(thing, entry);
         }
