@@ -253,7 +253,7 @@ impl Site {
     pub fn each_line(&mut self, first: usize, step: usize) -> Result<String, Failed> {
         let mut lines = first;
         let last = loop {
-            let point = self.once(lines % 2 == 0, |_, journal| journal.len() >= lines)?;
+            let point = self.once(lines.is_multiple_of(2), |_, journal| journal.len() >= lines)?;
             if point.over {
                 break point;
             }
