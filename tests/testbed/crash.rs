@@ -13,8 +13,8 @@ use crate::{cli, l1};
 
 const DRIVER: &str = "/usr/local/bin/crash-driver";
 /// System calls between two kills. With 1 in it (CASEMATE_EACH_CALL), every one: an hour.
-const CALLS: usize = 97;
-const REPAIR_CALLS: usize = 41;
+const CALLS: usize = 409;
+const REPAIR_CALLS: usize = 241;
 
 pub fn tests() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<(), Failed>| Trial::test(name.to_owned(), run);
