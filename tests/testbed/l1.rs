@@ -141,9 +141,31 @@ pub fn policy(beside: &[PathBuf]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
+/// Compiles another policy here and puts it into L1's /root/policies: our modules and a rule, or the distribution's alone.
+pub fn push_policy(name: &str, rule: Option<&str>) -> Result<(), String> {
+    let dir = repo().join("target/testbed-policies");
+    std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+    let extra = dir.join("casemate_trial.cil");
+    std::fs::write(&extra, rule.unwrap_or("(type casemate_trial_t)\n")).map_err(|e| e.to_string())?;
+    let mut files = vec![extra];
+    if rule.is_some() {
+        let ours = std::fs::read_dir(repo().join("policies")).map_err(|e| e.to_string())?;
+        let ours = ours.filter_map(|entry| entry.ok().map(|e| e.path()));
+        files.extend(ours.filter(|path| path.extension().is_some_and(|e| e == "cil")));
+    }
+    let names = files.iter().filter_map(|f| f.to_str());
+    let output = testbed(["policy", "--check"].into_iter().chain(names)).map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let compiled = said.lines().find_map(|l| l.split_once("compiles: ")).map(|(_, path)| PathBuf::from(path.trim()));
+    let Some(compiled) = compiled.filter(|_| output.status.success()) else { return Err(said) };
+    let named = dir.join(name);
+    std::fs::copy(&compiled, &named).map_err(|e| format!("{}: {e}", compiled.display()))?;
+    push(&[named], "/root/policies/")
+}
+
 /// What a trial that failed half-way has left.
 const SWEEP: &str = "setenforce 1; casemate repair >/dev/null 2>&1
-for name in $(casemate ps -aq | grep -E '^(cli|mj)-'); do casemate rm -f $name; done; true";
+for name in $(casemate ps -aq | grep -E '^(cli|mj|mo)-'); do casemate rm -f $name; done; true";
 
 /// What the client says of a guest that died or stood still before its agent spoke.
 const NO_BOOT: &str = "agent did not answer";

@@ -11,6 +11,7 @@ mod l1;
 mod label;
 mod main_job;
 mod matrix;
+mod modes;
 mod neighbours;
 mod objects;
 mod policy;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         cli::tests(),
         chains::tests(),
         main_job::tests(),
+        modes::tests(),
         crash::tests(),
         matrix::tests(),
         profiles::tests(),

@@ -50,7 +50,7 @@ pub enum Command {
     /// Stop a sandbox's vCPUs.
     Pause(NamesArgs),
     /// Let a paused sandbox run on.
-    Resume(NamesArgs),
+    Resume(ResumeArgs),
     /// Ask a workload to end; kill the sandbox if it does not.
     Stop(StopArgs),
     /// End a sandbox at once.
@@ -166,6 +166,15 @@ pub struct CpArgs {
 pub struct NamesArgs {
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Resume although SELinux does not separate the sandbox any more; the reason is recorded
+    #[arg(long, value_name = "REASON")]
+    pub allow_reduced: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -79,6 +79,11 @@ impl Control {
         self.done(&Request::Resume)
     }
 
+    /// Resumes although SELinux does not separate it any more; the reason stands in the record.
+    pub fn resume_reduced(&self, reason: &str) -> Result<()> {
+        self.done(&Request::ResumeReduced(reason.into()))
+    }
+
     /// Ends the VM; answered when it is gone.
     pub fn kill(&self) -> Result<ExitReport> {
         match self.ask(&Request::Kill, Some(ANSWER))? {
@@ -123,7 +128,7 @@ fn verb(request: &Request) -> &'static str {
         Request::Inspect => "inspect",
         Request::Attest => "attest",
         Request::Pause => "pause",
-        Request::Resume => "resume",
+        Request::Resume | Request::ResumeReduced(_) => "resume",
         Request::Kill => "kill",
         Request::Wait => "wait",
     }

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod avc;
 pub mod chain;
 pub mod control;
 pub mod copy;

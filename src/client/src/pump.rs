@@ -244,6 +244,11 @@ impl<'a> Pump<'a> {
                 self.outcome.report = Some(report);
                 self.rest_until = Some(Instant::now() + REST);
             }
+            Ok(Some(Event::Policy(news))) => {
+                // A raw terminal wants the carriage return; elsewhere it does no harm.
+                let text = crate::sanitize::line(&news.text, 600);
+                self.stderr.take(format!("casemate: {text}{}", if self.tty { "\r\n" } else { "\n" }).as_bytes());
+            }
             Ok(Some(Event::Guest(GuestNews::Failed { detail }))) => self.outcome.failed = Some(detail),
             Ok(_) => {}
             // The warden died; the runner follows it at once.

@@ -26,6 +26,7 @@ pub fn record(name: &str) -> SandboxRecord {
         label: None,
         profile: None,
         labels: vec![],
+        selinux: None,
         findings: vec![],
         cgroups: vec![],
         landlock_abi: 7,

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use casemate_confine::attest_outside::{Expected, attest};
 use casemate_confine::namespaces;
-use casemate_label::{CategorySet, Level, others_in_reach};
+use casemate_label::{CategorySet, Level, VerifiedProc, others_in_reach};
 use casemate_plan::{Action, Layer, Namespace, Plan, RolePlan};
 use casemate_sys::process::pidfd_open;
 use casemate_sys::procfs::{Proc, ProcessView};
@@ -42,9 +42,21 @@ pub fn outside(plan: &Plan, role: RolePlan, start: &mut Start, pid: i32) -> Resu
         let mut findings: Vec<Finding> = attest(&view, &expected).into_iter().map(finding).collect();
         findings.extend(objects.iter().map(|object| still_labelled(&view, object)));
         // a group shares on purpose, and the plan warned of it
+        findings.extend(level.map(|_| own_attributes()));
         findings.extend(level.filter(|_| !shared).map(|level| alone(level, &window, pid)));
         findings
     }))
+}
+
+/// The parent labels nothing any more: what it makes as a warden has its own label, and what it executes nobody's.
+fn own_attributes() -> Finding {
+    let seen = match VerifiedProc::open_host().and_then(|proc| proc.attributes()) {
+        Ok(set) if set.is_empty() => "none".to_owned(),
+        Ok(set) => set.iter().map(|(a, label)| format!("{}={label}", a.name())).collect::<Vec<_>>().join(", "),
+        Err(error) => error.to_string(),
+    };
+    let ok = seen == "none";
+    Finding { layer: Layer::Selinux.to_string(), what: "own attributes".into(), expected: "none".into(), seen, ok }
 }
 
 fn level_is_shared(plan: &Plan) -> bool {

@@ -2,10 +2,11 @@
 
 use std::os::fd::AsFd;
 
-use casemate_label::{Chosen, ProfileName, choose};
-use casemate_plan::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts};
+use casemate_label::{Chosen, ProfileName, SelinuxMode, choose};
+use casemate_plan::{CgroupFacts, HostFacts, KvmFacts, SelinuxFacts, Shortcoming};
 use casemate_spec::SelinuxProfile;
 use casemate_sys::facts::{cgroup, kernel, kvm};
+use casemate_sys::procfs;
 
 use crate::child;
 use crate::error::StepFailed;
@@ -18,6 +19,13 @@ pub struct Gathered {
 
 /// Probes everything the planner wants to know, for the SELinux profile that is asked for. Changes nothing.
 pub fn gather(asked: Option<SelinuxProfile>) -> Result<Gathered, StepFailed> {
+    // Whatever is read of a forged /proc is its forger's.
+    procfs::Proc::host().map_err(|e| {
+        StepFailed::because(
+            "look at /proc",
+            format!("{}: not a procfs, so nothing it says counts; umount what covers it", e.report()),
+        )
+    })?;
     let seccomp = kernel::seccomp();
     let choice = family(asked);
     let host = HostFacts {
@@ -39,8 +47,18 @@ pub fn family(asked: Option<SelinuxProfile>) -> Chosen {
         SelinuxProfile::Svirt => ProfileName::Svirt,
         SelinuxProfile::Container => ProfileName::Container,
     });
-    let program = child::runner_program().ok();
-    choose(asked, program.as_ref().map(AsFd::as_fd))
+    let program = child::runner_program();
+    let mut choice = choose(asked, program.as_ref().ok().map(AsFd::as_fd));
+    // A file that the jailer may not even open leads nowhere: its label is at fault. Every other failure is the start's.
+    if let Some(failed) = program.err().filter(|failed| failed.error.contains("Permission denied"))
+        && choice.facts.mode != SelinuxMode::Disabled
+    {
+        let text = format!("{}: its label is no entry point of {}", failed.error, choice.profile.runner);
+        let remedy =
+            "restorecon -v the file: a copy takes the label of its new place, and only known places have a rule";
+        choice.facts.transition.push(Shortcoming { code: "entrypoint".into(), text, remedy: remedy.into() });
+    }
+    choice
 }
 
 fn kvm_facts() -> KvmFacts {

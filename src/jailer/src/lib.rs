@@ -24,6 +24,7 @@ mod input;
 mod labels;
 mod lease;
 mod policy;
+mod policy_guard;
 mod readopt;
 mod repair;
 mod run;

@@ -1,11 +1,12 @@
 //! `run`: one straight function from a specification to a finished VM.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use casemate_label::Profile;
-use casemate_plan::{Action, BoundFd, HostConfig, Plan, Role, RolePlan, names, plan};
-use casemate_spec::{Posture, SandboxId, SandboxSpec};
+use casemate_label::{Attribute, Profile, VerifiedProc, mode};
+use casemate_plan::{Action, BoundFd, HostConfig, Layer, Plan, Role, RolePlan, names, plan};
+use casemate_spec::{PolicyChange, Posture, SandboxId, SandboxSpec};
 use casemate_sys::process::{Child, CloneOptions, Cloned, clone3};
 use casemate_sys::{fds, memfd, path, procfs, signal};
 use casemate_wire::jailer::Event;
@@ -17,8 +18,9 @@ use crate::child::{self, Bound};
 use crate::clock::{ChildClock, Stopwatch};
 use crate::error::StepFailed;
 use crate::facts::Gathered;
-use crate::start::Start;
-use crate::store::{EXIT, STATE};
+use crate::policy_guard::PolicyGuard;
+use crate::start::{self, Start};
+use crate::store::{EXIT, STATE, VSOCK};
 use crate::warden::Warden;
 use crate::{attest, clock, facts, guest, input};
 
@@ -81,8 +83,20 @@ fn prepare_process() -> Result<OwnedFd, StepFailed> {
     let _session = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     rustix::process::chdir("/").map_err(|e| StepFailed::stage(STAGE, std::io::Error::from(e)))?;
+    clear_attributes()?;
     fds::cloexec_all().map_err(|e| StepFailed::stage(STAGE, e))?;
     signal::as_fd(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(|e| StepFailed::stage(STAGE, e))
+}
+
+/// An exec that changes no domain (an administrator's jailer, a host without the module) keeps its caller's attributes: a
+/// label that somebody meant for something else.
+fn clear_attributes() -> Result<(), StepFailed> {
+    // Off, or not to be asked: told by the facts.
+    if !matches!(casemate_label::selinuxfs::SelinuxFs::here(), Ok(Some(_))) {
+        return Ok(());
+    }
+    let cleared = casemate_label::VerifiedProc::open_host().and_then(|proc| proc.clear_attributes());
+    cleared.map_err(|e| StepFailed::stage("clear the label attributes of the caller", e))
 }
 
 fn reserve(
@@ -204,9 +218,11 @@ fn serve(
     if let Err(failed) = narrow(plan, &mut warden.watch).and_then(|()| warden.prove()) {
         let client = warden.client.take();
         let console = start.dir.console_tail(2048);
+        let profile = start.relabeler.profile().clone();
         let left = end(&warden.child, start);
         let Some(client) = client else { return Ok(()) };
-        let failed = StepFailed { error: with_console(failed.error, console), ..failed };
+        let why = explained(plan, &failed, &profile);
+        let failed = StepFailed { error: with_console(failed.error + &why, console), ..failed };
         return Err(NotStarted { client, failed, left });
     }
     warden.watch.append(start.child_clock.take().map(|clock| clock.read(plan)).unwrap_or_default());
@@ -224,6 +240,25 @@ fn narrow(plan: &Plan, watch: &mut Stopwatch) -> Result<(), StepFailed> {
         watch.lap(&step.what);
     }
     Ok(())
+}
+
+/// What SELinux has against the exec that failed: the kernel says EACCES or EPERM whatever the reason.
+fn explained(plan: &Plan, failed: &StepFailed, profile: &Profile) -> String {
+    let exec = plan.steps.iter().find(|step| step.action == Action::ExecRunner);
+    if !plan.selinux || exec.is_none_or(|step| step.what != failed.step) {
+        return String::new();
+    }
+    let mut facts = mode::probe_profile(profile);
+    match child::runner_program() {
+        Ok(program) => mode::foresee(&mut facts, profile, program.as_fd()),
+        Err(missing) => return format!("; {missing}"),
+    }
+    let told: Vec<String> = facts.transition.iter().map(ToString::to_string).collect();
+    match told.is_empty() {
+        true => "; the loaded policy has nothing against it now: see `ausearch -m avc -ts recent`, and the file's mode"
+            .into(),
+        false => format!("; {}", told.join("; ")),
+    }
 }
 
 fn with_console(error: String, console: Option<String>) -> String {
@@ -253,6 +288,11 @@ fn warden(
         start.dir.write_record(STATE, &record)?;
         start.watch.lap("write the sandbox's record");
         let attest = attest::outside(plan, role, start, child.pid())?;
+        let policy = match &start.label {
+            Some(label) => PolicyGuard::open(start.relabeler.profile(), label)?,
+            None => None,
+        };
+        let agent = agent(spec, plan, start)?;
         let (runner, control) = start
             .runner
             .take()
@@ -260,10 +300,10 @@ fn warden(
             .ok_or_else(|| StepFailed::because("prepare the warden", "its sockets were not made"))?;
         start.watch.lap("prepare the warden");
         let watch = std::mem::replace(&mut start.watch, Stopwatch::start("warden"));
-        Ok((record, attest, runner, control, start.dir.try_clone()?, watch))
+        Ok((record, (attest, policy, agent), runner, control, start.dir.try_clone()?, watch))
     })();
     match made {
-        Ok((record, attest, runner, control, dir, watch)) => Ok(Warden {
+        Ok((record, (attest, policy, agent), runner, control, dir, watch)) => Ok(Warden {
             dir,
             record,
             child,
@@ -271,6 +311,8 @@ fn warden(
             client: None,
             control,
             attest,
+            policy,
+            agent,
             boot_timeout: plan.vm.agent.then(|| Duration::from_millis(plan.vm.boot_timeout_ms)),
             timeout: spec.timeout(),
             signals,
@@ -314,6 +356,7 @@ fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> 
         label: start.label.as_ref().map(ToString::to_string),
         profile: plan.family.as_ref().filter(|_| start.label.is_some()).map(|family| family.name.clone()),
         labels: start.labels.clone(),
+        selinux: start.label.as_ref().map(|_| policy_state(spec, plan, start.posture)),
         findings: Vec::new(),
         cgroups: start
             .cgroup
@@ -323,6 +366,43 @@ fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> 
         landlock_abi: plan.landlock_abi,
         timings: Vec::new(),
         exit: None,
+    })
+}
+
+/// As the facts were that the plan was made from; asked once more before Go.
+fn policy_state(spec: &SandboxSpec, plan: &Plan, posture: Posture) -> record::PolicyState {
+    let separates = !plan.warnings.iter().any(|w| w.missing && w.layer == Layer::Selinux);
+    record::PolicyState {
+        posture_at_start: posture,
+        separated_at_start: separates,
+        separates,
+        why: Vec::new(),
+        since: clock::now(),
+        seqno_at_start: 0,
+        seqno: 0,
+        changes: 0,
+        on_change: spec.selinux().on_policy_change,
+        held: false,
+        accepted: None,
+        history: Vec::new(),
+    }
+}
+
+/// Where a changed policy is to end the sandbox, the guest's agent will be asked to: the connection is made now, since a
+/// narrowed warden makes none. It waits in the runner until then. What the runner accepts has its own type and our level,
+/// so that is the sandbox's alone: MCS would keep the runner from any other.
+fn agent(spec: &SandboxSpec, plan: &Plan, start: &Start) -> Result<Option<UnixStream>, StepFailed> {
+    if spec.selinux().on_policy_change != PolicyChange::Stop || start.label.is_none() || !plan.vm.agent {
+        return Ok(None);
+    }
+    const STEP: &str = "connect to the guest's socket";
+    let own = VerifiedProc::open_host().and_then(|proc| proc.own_label()).map_err(|e| StepFailed::stage(STEP, e))?;
+    let label = start.level.map(|level| own.with_level(level));
+    start::with_label(Attribute::Socket, label.as_ref(), || {
+        let path = start.dir.path().join(VSOCK);
+        // Non-blocking from here on: a narrowed warden has no ioctl, and must never wait for a guest.
+        let made = UnixStream::connect(path).and_then(|agent| agent.set_nonblocking(true).map(|()| agent));
+        made.map(Some).map_err(|e| StepFailed::stage(STEP, e))
     })
 }
 

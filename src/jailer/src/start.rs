@@ -299,7 +299,7 @@ pub fn undo_journal(ledger: &Ledger, relabeler: &Relabeler, journal: &mut Journa
 }
 
 /// Runs `make` with the label that new files, or new sockets, get; the attribute is cleared whatever happens.
-fn with_label<T>(
+pub(crate) fn with_label<T>(
     attribute: Attribute,
     label: Option<&Context>,
     make: impl FnOnce() -> Result<T, StepFailed>,

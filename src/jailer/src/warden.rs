@@ -7,7 +7,10 @@
 //! One poll loop over the pidfd, the runner's channel, the client, the control socket and a deadline. The runner is
 //! untrusted: a message that its phase does not allow ends the VM.
 
+mod policy;
+
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use casemate_sys::process::{Child, Exit};
@@ -22,6 +25,7 @@ use rustix::process::Signal;
 
 use crate::clock::Stopwatch;
 use crate::error::{StepFailed, sentence};
+use crate::policy_guard::PolicyGuard;
 use crate::store::{STATE, SandboxDir};
 
 /// How long a runner may take from exec to its attestation.
@@ -48,6 +52,10 @@ pub struct Warden {
     pub client: Option<Channel>,
     pub control: OwnedFd,
     pub attest: Attest,
+    /// News of the loaded policy; `None` where the sandbox has no label.
+    pub policy: Option<PolicyGuard>,
+    /// A connection to the guest's agent that was made while connections could be made; to ask it to end.
+    pub agent: Option<UnixStream>,
     /// A boot timeout holds until the agent says Ready.
     pub boot_timeout: Option<Duration>,
     pub timeout: Option<Duration>,
@@ -65,6 +73,11 @@ struct Serving {
     boot_deadline: Option<Instant>,
     deadline: Option<Instant>,
     off_deadline: Option<Instant>,
+    /// The runner owes a pause that the warden asked for.
+    pause_deadline: Option<Instant>,
+    /// The guest owes its end, because the policy no longer separates it; and the sentence for the record.
+    policy_deadline: Option<Instant>,
+    policy_end: Option<String>,
     killed: Option<ExitCause>,
     said: Option<(ExitCause, Option<String>)>,
     status: Option<u8>,
@@ -100,6 +113,8 @@ impl Warden {
         if self.record.findings.is_empty() {
             return Err(StepFailed::because("prove the confinement", "nothing was attested"));
         }
+        self.ask_before_go()?;
+        self.watch.lap("ask the policy once more");
         self.record.phase = Phase::Running;
         self.dir.write_record(STATE, &self.record)?;
         self.runner.send(&ToRunner::Go).map_err(|e| StepFailed::stage("let the vCPUs run", e))?;
@@ -151,6 +166,9 @@ impl Warden {
             boot_deadline: self.boot_timeout.map(|t| now + t),
             deadline: self.timeout.map(|t| now + t),
             off_deadline: None,
+            pause_deadline: None,
+            policy_deadline: None,
+            policy_end: None,
             killed: None,
             said: None,
             status: None,
@@ -189,6 +207,14 @@ impl Warden {
             let _taken = signal::take(&self.signals).map_err(|e| StepFailed::stage("read a signal", e))?;
             self.kill(serving, ExitCause::Killed);
         }
+        if ready.policy
+            && let Some(guard) = &mut self.policy
+        {
+            guard.hear();
+        }
+        if let Some(verdict) = self.policy.as_mut().and_then(PolicyGuard::verdict) {
+            self.judge_policy(serving, verdict);
+        }
         self.check_deadlines(serving);
         for index in ready.connections {
             self.hear_connection(serving, index);
@@ -217,7 +243,11 @@ impl Warden {
         if let Some(client) = &self.client {
             fds.push(PollFd::new(client, PollFlags::RDHUP));
         }
-        let next = [serving.boot_deadline, serving.deadline, serving.off_deadline].into_iter().flatten().min();
+        let told = self.policy.as_ref().and_then(PolicyGuard::fd);
+        let told_at = fds.len();
+        fds.extend(told.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let policy = self.policy.as_ref().and_then(PolicyGuard::deadline);
+        let next = serving.deadlines().into_iter().chain([policy]).flatten().min();
         poll(&mut fds, next.map(|at| at.saturating_duration_since(Instant::now())))?;
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let connections = 4..4 + serving.connections.len();
@@ -227,7 +257,8 @@ impl Warden {
             signal: is_ready(&fds[2]),
             control: is_ready(&fds[3]),
             connections: connections.clone().filter(|i| is_ready(&fds[*i])).map(|i| i - 4).collect(),
-            client_gone: fds.get(connections.end).is_some_and(is_ready),
+            client_gone: self.client.is_some() && fds.get(connections.end).is_some_and(is_ready),
+            policy: fds.get(told_at).is_some_and(is_ready),
         })
     }
 
@@ -238,6 +269,7 @@ impl Warden {
             eprintln!("casemate-jailer: {}", sentence(&error));
         }
         (serving.deadline, serving.boot_deadline, serving.off_deadline) = (None, None, None);
+        (serving.pause_deadline, serving.policy_deadline) = (None, None);
     }
 
     fn check_deadlines(&mut self, serving: &mut Serving) {
@@ -251,6 +283,11 @@ impl Warden {
             // The workload is done; a guest that does not power off is switched off.
             serving.said.get_or_insert((ExitCause::PowerOff, Some("the guest was switched off".into())));
             self.kill(serving, ExitCause::PowerOff);
+        } else if passed(serving.policy_deadline) {
+            self.kill(serving, ExitCause::PolicyChanged);
+        } else if passed(serving.pause_deadline) {
+            serving.policy_end.get_or_insert("the runner did not pause when SELinux stopped separating it".into());
+            self.kill(serving, ExitCause::PolicyChanged);
         }
     }
 
@@ -318,10 +355,13 @@ impl Warden {
 
     fn changed(&mut self, serving: &mut Serving, phase: Phase, asked: &Request) {
         self.record.phase = phase;
-        if let Err(error) = self.dir.write_record(STATE, &self.record) {
-            eprintln!("casemate-jailer: {error}");
+        if phase == Phase::Paused {
+            serving.pause_deadline = None;
         }
+        self.save();
         serving.answer_pending(asked, &Response::Done);
+        // The policy may have turned while the runner was on its way to run on.
+        self.hold(serving);
     }
 
     fn attested(&mut self, serving: &mut Serving, mut findings: Vec<Finding>) {
@@ -358,7 +398,14 @@ impl Warden {
             Request::Inspect => connection.reply(&Response::Record(Box::new(self.record.clone()))),
             Request::Wait => connection.waits = true,
             Request::Pause => self.ask(serving, index, request, &ToRunner::Pause),
-            Request::Resume => self.ask(serving, index, request, &ToRunner::Resume),
+            Request::Resume => match self.held_back() {
+                Some(refused) => connection.reply(&refused),
+                None => self.ask(serving, index, request, &ToRunner::Resume),
+            },
+            Request::ResumeReduced(reason) => {
+                self.accept_reduced(&reason);
+                self.ask(serving, index, Request::Resume, &ToRunner::Resume);
+            }
             Request::Attest => self.ask(serving, index, request, &ToRunner::Attest),
             Request::Kill => {
                 connection.waits = true;
@@ -369,6 +416,11 @@ impl Warden {
 
     fn ask(&self, serving: &mut Serving, index: usize, request: Request, message: &ToRunner) {
         let Some(connection) = serving.connections.get_mut(index) else { return };
+        // Asked already, by somebody else: one answer of the runner's is for both. A second message would be out of turn.
+        if request != Request::Attest && serving.asked.contains(&request) {
+            connection.pending = Some(request);
+            return;
+        }
         match self.runner.send(message) {
             Ok(()) => {
                 connection.pending = Some(request.clone());
@@ -389,6 +441,7 @@ impl Warden {
 
 struct Ready {
     ended: bool,
+    policy: bool,
     runner: bool,
     signal: bool,
     control: bool,
@@ -426,6 +479,10 @@ impl Serving {
         }
     }
 
+    fn deadlines(&self) -> [Option<Instant>; 5] {
+        [self.boot_deadline, self.deadline, self.off_deadline, self.pause_deadline, self.policy_deadline]
+    }
+
     fn answer_pending(&mut self, request: &Request, response: &Response) {
         for connection in self.connections.iter_mut().filter(|c| c.pending.as_ref() == Some(request)) {
             connection.pending = None;
@@ -435,6 +492,11 @@ impl Serving {
 
     fn report(&self, exit: Exit) -> ExitReport {
         let status = self.status;
+        // Ended for the policy's sake, by its own power-off or by us; another cause that came first stays the cause.
+        let other = self.killed.is_some_and(|cause| !matches!(cause, ExitCause::PolicyChanged | ExitCause::PowerOff));
+        if let Some(why) = self.policy_end.clone().filter(|_| !other) {
+            return ExitReport { cause: ExitCause::PolicyChanged, status, detail: Some(why) };
+        }
         if let Some(cause) = self.killed.filter(|cause| *cause != ExitCause::PowerOff) {
             return ExitReport { cause, status, detail: self.said.clone().and_then(|(_, detail)| detail) };
         }

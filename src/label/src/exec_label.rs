@@ -174,6 +174,10 @@ impl VerifiedProc {
         Ok(buffer)
     }
 
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.open(path, OFlags::PATH).is_ok()
+    }
+
     fn context(&self, path: &str) -> Result<Option<Context>, ProcError> {
         let raw = self.read(path)?;
         if raw.iter().all(|b| matches!(b, 0 | b'\n')) {

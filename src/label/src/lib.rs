@@ -11,6 +11,7 @@
 //! | `families` | which family is taken, what it lacks and what it leaves open |
 //! | `mode`, `questions`, `selinuxfs` | what the loaded policy really separates: `probe()`, `verify()` |
 //! | `configured` | the policy that /etc names, against the loaded one |
+//! | `watch` | news of the loaded policy, without asking all the time |
 //! | `transition` | would an exec end in the runner's domain, and why not |
 //! | `window` | which categories and sensitivity a caller may lease |
 //! | `in_use` | who has which level: `processes`, `libvirt`, `containers` (both by `managers`), `images` |
@@ -62,6 +63,7 @@ pub mod transaction;
 pub mod transition;
 pub mod undo;
 mod undo_label;
+pub mod watch;
 pub mod window;
 
 pub use choice::{Ask, Choice, unopened};

@@ -95,7 +95,6 @@ fn blockers(spec: &SandboxSpec, facts: &HostFacts, posture: Posture, warnings: &
     if let KvmFacts::Unusable(why) = &facts.kvm {
         blockers.push(format!("KVM: {why}"));
     }
-    blockers.extend(not_yet(spec));
     blockers.extend(unfit_profile(spec, facts));
     blockers.extend(no_transition(facts));
     blockers.extend(host_disks(spec, facts));
@@ -169,13 +168,6 @@ fn unfit_profile(spec: &SandboxSpec, facts: &HostFacts) -> Option<String> {
     let why = family.misfits.join("; ");
     let remedy = "`casemate policy install`, or leave --selinux-profile out";
     Some(format!("SELinux profile {asked} was asked for and cannot be used: {why} ({remedy})"))
-}
-
-/// What a specification may say and no room acts on yet: refused rather than ignored.
-fn not_yet(spec: &SandboxSpec) -> impl Iterator<Item = String> {
-    let fields =
-        [("selinux.on_policy_change", spec.file().selinux.as_ref().is_some_and(|s| s.on_policy_change.is_some()))];
-    fields.into_iter().filter(|(_, given)| *given).map(|(field, _)| format!("'{field}' is not acted on yet"))
 }
 
 fn rlimits(spec: &SandboxSpec) -> Vec<Rlimit> {

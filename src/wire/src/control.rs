@@ -12,6 +12,8 @@ pub enum Request {
     Attest,
     Pause,
     Resume,
+    /// Resume although SELinux does not separate the sandbox any more; the reason is recorded.
+    ResumeReduced(String),
     /// End the VM at once.
     Kill,
     /// Answer when the sandbox is gone.
@@ -25,7 +27,7 @@ impl Request {
             Request::Inspect | Request::Wait | Request::Kill => true,
             Request::Attest => matches!(phase, Phase::Running | Phase::Paused),
             Request::Pause => phase == Phase::Running,
-            Request::Resume => phase == Phase::Paused,
+            Request::Resume | Request::ResumeReduced(_) => phase == Phase::Paused,
         }
     }
 }

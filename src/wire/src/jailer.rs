@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{ExitReport, SandboxRecord};
+use crate::record::{ExitReport, PolicyNews, SandboxRecord};
 use crate::runner::GuestNews;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub enum Event {
     Failed(Failure),
     /// What the guest's agent reports; after `Ready` it can be connected to.
     Guest(GuestNews),
+    /// SELinux stopped, or started again, to separate the sandbox.
+    Policy(PolicyNews),
     /// The sandbox is gone and cleaned up.
     Exited(ExitReport),
 }

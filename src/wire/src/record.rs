@@ -1,7 +1,7 @@
 //! What is kept of a sandbox: `state.json` while it lives, `exit.json` after, in `RUN/vms/<name>/`.
 //! Written by the warden by rename, read by clients; versioned, unknown fields refused.
 
-use casemate_spec::Posture;
+use casemate_spec::{PolicyChange, Posture};
 use serde::{Deserialize, Serialize};
 
 /// Where a sandbox stands.
@@ -90,6 +90,9 @@ pub struct SandboxRecord {
     #[serde(default)]
     pub profile: Option<String>,
     pub labels: Vec<ObjectLabel>,
+    /// The loaded policy, as the warden last asked it; `None` for a sandbox without a label.
+    #[serde(default)]
+    pub selinux: Option<PolicyState>,
     /// What both attestations found, before the first guest instruction.
     pub findings: Vec<Finding>,
     /// cgroup directories.
@@ -102,6 +105,43 @@ pub struct SandboxRecord {
 }
 
 pub const VERSION: u32 = 1;
+
+/// What the loaded policy does for a running sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyState {
+    /// The posture that the sandbox was started with; that of the record is the one of now.
+    pub posture_at_start: Posture,
+    pub separated_at_start: bool,
+    /// It is kept apart from every other sandbox by the loaded policy, enforced.
+    pub separates: bool,
+    /// What is in the way; empty while it separates.
+    pub why: Vec<String>,
+    /// Since when `separates` is what it is, in seconds since the epoch.
+    pub since: u64,
+    /// Loads of a policy and changes of booleans since boot.
+    pub seqno_at_start: u32,
+    pub seqno: u32,
+    /// How often the policy was asked again.
+    pub changes: u32,
+    pub on_change: PolicyChange,
+    /// Paused for it: resumed only when it separates again, or when that is accepted.
+    pub held: bool,
+    /// The reason given for a resume without separation.
+    pub accepted: Option<String>,
+    /// The last turns, oldest first; at most 16.
+    pub history: Vec<PolicyNews>,
+}
+
+/// One turn of the policy, in a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyNews {
+    /// Seconds since the epoch.
+    pub at: u64,
+    pub separates: bool,
+    pub text: String,
+}
 
 /// How a sandbox ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +176,8 @@ pub enum ExitCause {
     Killed,
     /// The client of a foreground sandbox went away.
     ClientGone,
+    /// The loaded policy stopped separating it, and that was to end it (`--on-policy-change`).
+    PolicyChanged,
     /// The runner ended without a word: a signal, SIGSYS of a filter.
     RunnerDied,
     /// KVM or the runner failed.

@@ -25,7 +25,7 @@ use casemate_wire::runner::GuestNews;
 
 use crate::failure::{Failure, OWN, Result};
 use crate::output::{Context, say};
-use crate::verbs::run::{Came, aborted, cause, next, not_run, signal_code};
+use crate::verbs::run::{Came, aborted, cause, next, not_run, policy, signal_code};
 
 /// From Ready to a session; the agent listens before it says Ready.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -66,6 +66,7 @@ pub fn foreground(
                 finish(launch);
                 return ended(&dir, &report, None).map(ran);
             }
+            Came::Event(Event::Policy(news)) => policy(&news),
             Came::Event(_) | Came::Nothing => {}
             Came::Signal(signal) => return Ok(Ending { code: aborted(launch, signal)?, ran: false }),
         }
@@ -184,6 +185,7 @@ fn end(launch: &mut Launch, signals: &Signals) -> Last {
         let left = deadline.saturating_duration_since(Instant::now());
         match next(launch, signals, Some(left)) {
             Ok(Came::Event(Event::Exited(report))) => return Last::Report(report),
+            Ok(Came::Event(Event::Policy(news))) => policy(&news),
             Ok(Came::Event(_)) => {}
             Ok(Came::Signal(signal)) => return Last::Signal(signal),
             Ok(Came::Nothing) | Err(_) => return Last::Silence,
@@ -204,6 +206,13 @@ fn ended(dir: &SandboxDir, report: &ExitReport, status: Option<ExitStatus>) -> R
         (ExitCause::Killed | ExitCause::ClientGone, _) => {
             say(&why());
             Ok(signal_code(9))
+        }
+        (ExitCause::PolicyChanged, _) => {
+            let mut told = Failure::new(why());
+            told.causes.extend(report.detail.iter().map(|d| sanitize::line(d, 400)));
+            Err(told.remedy(
+                "`casemate doctor` says what SELinux lacks; --on-policy-change chooses what it does to a sandbox",
+            ))
         }
         (ExitCause::AgentFailed, _) => {
             let detail = report.detail.clone().unwrap_or_default();
@@ -279,6 +288,7 @@ fn console(mut launch: Launch, signals: &Signals, dir: &SandboxDir) -> Result<u8
                 show(true)?;
                 return Ok(signal_code(signal));
             }
+            Came::Event(Event::Policy(news)) => policy(&news),
             Came::Event(_) | Came::Nothing => {
                 if let Err(closed) = show(false) {
                     launch.abort();

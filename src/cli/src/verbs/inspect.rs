@@ -4,7 +4,7 @@ use casemate_client::control::Control;
 use casemate_client::sanitize;
 use casemate_client::store::{self, Entry};
 use casemate_plan::Layer;
-use casemate_wire::record::{Finding, SandboxRecord};
+use casemate_wire::record::{Finding, PolicyState, SandboxRecord};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -31,6 +31,8 @@ const LAYERS: [Layer; 10] = [
 struct Json<'a> {
     status: store::Status,
     attested_now: bool,
+    /// In the kernel's log; null where it cannot be read.
+    denials: Option<casemate_client::avc::Denials>,
     #[serde(flatten)]
     record: &'a SandboxRecord,
 }
@@ -49,8 +51,15 @@ pub fn inspect(context: &Context, args: &InspectArgs) -> Result<()> {
         told.push(entry);
     }
     if context.json() {
-        let rows: Vec<Json<'_>> =
-            told.iter().map(|e| Json { status: e.status, attested_now: args.attest, record: &e.record }).collect();
+        let rows: Vec<Json<'_>> = told
+            .iter()
+            .map(|e| Json {
+                status: e.status,
+                attested_now: args.attest,
+                denials: ps::denials(&e.record),
+                record: &e.record,
+            })
+            .collect();
         match rows.as_slice() {
             [one] => context.print_json(one)?,
             many => context.print_json(&many)?,
@@ -78,12 +87,22 @@ fn text(entry: &Entry, now: bool) -> String {
     if let Some(detail) = record.exit.as_ref().and_then(|report| report.detail.as_deref()) {
         line("", &sanitize::line(detail, 400));
     }
-    line("posture", &paint(&record.posture.to_string(), ps::posture_tone(record.posture)));
+    line("posture", &paint(&ps::posture_text(record), ps::posture_tone(record.posture)));
+    for text in record.selinux.iter().flat_map(policy) {
+        line("policy", &text);
+    }
     if let Some(reason) = &record.allow_reduced {
         line("accepted", &sanitize::line(reason, 200));
     }
     for warning in &record.warnings {
         line("warning", &paint(&sanitize::line(warning, 400), Tone::Weak));
+    }
+    if let Some(found) = ps::denials(record) {
+        let let_through = match found.would_be_denied {
+            0 => String::new(),
+            n => paint(&format!(", {n} would be denied and were let through"), Tone::Bad),
+        };
+        line("denials", &format!("{} in the kernel's log{let_through}", found.denied));
     }
     line("command", &ps::command(record, 400));
     let cpus = if record.cpus == 1 { "1 vCPU".into() } else { format!("{} vCPUs", record.cpus) };
@@ -97,6 +116,30 @@ fn text(entry: &Entry, now: bool) -> String {
     }
     layers(&mut out, record, now);
     out
+}
+
+/// The loaded policy: what it does now, what it did, what a change leads to.
+fn policy(state: &PolicyState) -> Vec<String> {
+    let ago = span(seconds_since(state.since));
+    let mut lines = vec![if state.separates {
+        let asked = format!("separates it, for {ago}; load {} ({} at its start)", state.seqno, state.seqno_at_start);
+        format!("{asked}, on a change: {}", format!("{:?}", state.on_change).to_lowercase())
+    } else {
+        let text = format!("does not separate it, since {ago}: {}", sanitize::line(&state.why.join("; "), 600));
+        paint(&text, Tone::Bad)
+    }];
+    if state.held {
+        lines.push(
+            "it is held: resumed when it separates again, or with `casemate resume --allow-reduced REASON`".into(),
+        );
+    }
+    if let Some(reason) = &state.accepted {
+        lines.push(format!("accepted: {}", sanitize::line(reason, 200)));
+    }
+    lines.extend(
+        state.history.iter().map(|n| format!("{} ago: {}", span(seconds_since(n.at)), sanitize::line(&n.text, 600))),
+    );
+    lines
 }
 
 fn processes(entry: &Entry) -> String {

@@ -8,7 +8,7 @@ use casemate_client::store::{self, SandboxDir, Status};
 use casemate_client::{Error, agent};
 use casemate_spec::values::parse_duration;
 
-use crate::args::{NamesArgs, RmArgs, StopArgs};
+use crate::args::{NamesArgs, ResumeArgs, RmArgs, StopArgs};
 use crate::failure::{Failure, Result};
 use crate::output::{Context, say};
 
@@ -48,8 +48,15 @@ pub fn pause(context: &Context, args: &NamesArgs) -> Result<()> {
     each(context, &args.names, "pause", |name| Ok(control(context, name)?.1.pause()?))
 }
 
-pub fn resume(context: &Context, args: &NamesArgs) -> Result<()> {
-    each(context, &args.names, "resume", |name| Ok(control(context, name)?.1.resume()?))
+pub fn resume(context: &Context, args: &ResumeArgs) -> Result<()> {
+    each(context, &args.names, "resume", |name| {
+        let control = control(context, name)?.1;
+        let resumed = match &args.allow_reduced {
+            Some(reason) => control.resume_reduced(reason),
+            None => control.resume(),
+        };
+        Ok(resumed?)
+    })
 }
 
 pub fn kill(context: &Context, args: &NamesArgs) -> Result<()> {
@@ -78,7 +85,11 @@ fn stop_one(context: &Context, name: &str, grace: Duration) -> Result<()> {
         return Ok(control.kill().map(drop)?);
     }
     if entry.status == Status::Paused {
-        control.resume()?;
+        // Held because the policy does not separate it: a guest that may not run cannot be asked.
+        if let Err(error) = control.resume() {
+            say(&format!("{name}: {}; killed", Failure::from(error).sentence()));
+            return Ok(Control::connect(&dir)?.kill().map(drop)?);
+        }
     }
     let gone = || store::load(&context.dirs, name).map_or(true, |entry| !entry.status.is_alive());
     let asked = agent::connect(&dir, Duration::from_secs(5), gone).and_then(|stream| agent::stop(stream, Some(grace)));

@@ -1,7 +1,7 @@
 //! `ps`: the sandboxes of this host.
 
-use casemate_client::sanitize;
 use casemate_client::store::{self, Damaged, Entry, Status};
+use casemate_client::{avc, sanitize};
 use casemate_spec::Posture;
 use casemate_wire::record::{ExitReport, SandboxRecord};
 use serde::Serialize;
@@ -51,6 +51,18 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
     for Damaged { name, problem } in &listing.damaged {
         text.push_str(&format!("{name}: no usable record: {problem}\n"));
     }
+    for entry in shown.iter().filter(|entry| entry.status.is_alive()) {
+        if let Some(state) = entry.record.selinux.as_ref().filter(|_| has_turned(&entry.record)) {
+            let since = span(seconds_since(state.since));
+            let why = sanitize::line(&state.why.join("; "), 400);
+            let through = denials(&entry.record).map_or(0, |d| d.would_be_denied);
+            let count = if through > 0 { format!("; at least {through} accesses let through") } else { String::new() };
+            text.push_str(&format!(
+                "{}: * posture {} when it was started; since {since}: {why}{count}\n",
+                entry.record.name, state.posture_at_start
+            ));
+        }
+    }
     if listing.entries.iter().any(|e| e.status == Status::Lost) {
         text.push_str("lost: its warden died without cleaning up; `casemate repair` does\n");
     }
@@ -64,7 +76,7 @@ fn cells(entry: &Entry) -> [String; 8] {
     [
         record.name.clone(),
         status_text(entry),
-        record.posture.to_string(),
+        posture_text(record),
         record.categories.clone().unwrap_or_else(|| "-".into()),
         record.uid.to_string(),
         record.cpus.to_string(),
@@ -80,6 +92,20 @@ fn room(rows: &[(&Entry, [String; 8])]) -> usize {
     let others: usize = (0..8).filter_map(widest).map(|cell| cell + 2).sum();
     // One for the ellipsis, and never nothing.
     width.saturating_sub(others + 3).max(12)
+}
+
+/// The posture of now; marked where it is not that of the start.
+pub fn posture_text(record: &SandboxRecord) -> String {
+    format!("{}{}", record.posture, if has_turned(record) { "*" } else { "" })
+}
+
+/// From the kernel's log, where it can be read.
+pub fn denials(record: &SandboxRecord) -> Option<avc::Denials> {
+    avc::count(record.label.as_deref()?, record.runner?.start_time)
+}
+
+fn has_turned(record: &SandboxRecord) -> bool {
+    record.selinux.as_ref().is_some_and(|state| state.separated_at_start && !state.separates)
 }
 
 pub fn status_text(entry: &Entry) -> String {

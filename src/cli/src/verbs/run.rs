@@ -6,7 +6,7 @@ use casemate_client::{sanitize, terminal, wait};
 use casemate_plan::Layer;
 use casemate_spec::wire::SpecFile;
 use casemate_wire::jailer::{Event, Failure as StartFailure};
-use casemate_wire::record::{ExitCause, ExitReport, SandboxRecord};
+use casemate_wire::record::{ExitCause, ExitReport, PolicyNews, SandboxRecord};
 use casemate_wire::runner::GuestNews;
 use rustix::event::PollFlags;
 use std::io::Write;
@@ -46,6 +46,7 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<u8> {
                 launch.finish();
                 return Err(ended_early("the sandbox", &report));
             }
+            Came::Event(Event::Policy(news)) => policy(&news),
             Came::Event(Event::Guest(_)) | Came::Nothing => {}
             Came::Signal(signal) => return aborted(launch, signal),
         }
@@ -96,6 +97,11 @@ fn need_root() -> Result<()> {
     }
     Err(Failure::new("starting a sandbox needs root: namespaces, labels, cgroups and the leased uid do")
         .remedy("run it with sudo"))
+}
+
+/// SELinux stopped, or started again, to separate the sandbox.
+pub fn policy(news: &PolicyNews) {
+    say(&sanitize::line(&news.text, 600));
 }
 
 /// Waits for an event or a signal.
@@ -189,6 +195,7 @@ fn settle(context: &Context, launch: &mut Launch, signals: &Signals, record: &Sa
                 let remedy = format!("`casemate logs --console {}` shows what its kernel said", record.name);
                 return Err(ended_early(&record.name, &report).remedy(remedy));
             }
+            Came::Event(Event::Policy(news)) => policy(&news),
             Came::Event(_) | Came::Nothing => {}
             Came::Signal(signal) => {
                 let dir = casemate_client::store::open(&context.dirs, &record.name)?;
@@ -250,6 +257,7 @@ pub fn cause(cause: ExitCause) -> &'static str {
         ExitCause::Timeout => "its time was over",
         ExitCause::Killed => "it was killed",
         ExitCause::ClientGone => "its client went away",
+        ExitCause::PolicyChanged => "the loaded policy stopped separating it",
         ExitCause::RunnerDied => "the runner died",
         ExitCause::InternalError => "the runner or KVM failed",
     }
