@@ -161,7 +161,7 @@ end; trap - EXIT
 
 fn attacks() -> Result<(), Failed> {
     job(r#"
-at() { echo "--disk id=d,path=$1,format=raw$2"; }
+at() { echo "--disk id=d,path=$1,format=raw${2:-}"; }
 ln -s $d link.img;         refused "symbolic link" $(at $PWD/link.img) -- true
 ln $d hard.img;            refused "hard links" $(disk '') -- true; rm hard.img
 mkdir dir; mkfifo fifo
