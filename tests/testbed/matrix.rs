@@ -115,6 +115,7 @@ cat table; echo JSON-BEGINS; cat json; echo; echo JSON-ENDS
 ls -d /run/casemate/matrix-* 2>/dev/null && fail "a scratch directory is left"
 ls /dev/casemate-* /var/lib/casemate-* /dev/shm/casemate-* 2>/dev/null && fail "an object is left"
 [ "$(ipcs -a 2>/dev/null | grep -c 0x00000000)" = 0 ] || fail "IPC is left"
+casemate rm -f mx-a mx-b || fail "the end"
 rm -f /var/lib/mx-?.img
 "#,
     )?;
