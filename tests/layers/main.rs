@@ -1,6 +1,8 @@
 //! The house plan, held: who may link whom (docs/processes.md, DESIGN section 4), which crates may hold `unsafe`,
 //! and how large the trusted binaries' dependency trees may be.
 
+mod svirt;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
