@@ -1,0 +1,397 @@
+//! The auditor's questions to a policy, each answered for concrete contexts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::constraint::Party;
+use super::vm::{self, Family, Vm};
+use super::{Policy, PolicyError};
+
+/// What a VM may do to one object of another VM, beside what it may do to its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// `image`, `runner`, `content`
+    pub object: &'static str,
+    pub class: String,
+    pub to_own: Vec<String>,
+    pub to_other: Vec<String>,
+}
+
+/// May VM `a` touch an object of VM `b`? Every class in which it may touch its own, or the other's.
+pub fn reach(policy: &Policy, a: &Vm, b: &Vm) -> Result<Vec<Reach>, PolicyError> {
+    let objects =
+        [("image", &a.image, &b.image), ("runner", &a.runner, &b.runner), ("content", &a.content, &b.content)];
+    let mut rows = Vec::new();
+    for (object, own, other) in objects {
+        for class in policy.facts().classes.keys() {
+            let owned = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>();
+            let to_own = owned(policy.allowed(&a.runner, own, class)?);
+            let to_other = owned(policy.allowed(&a.runner, other, class)?);
+            if !to_own.is_empty() || !to_other.is_empty() {
+                rows.push(Reach { object, class: class.clone(), to_own, to_other });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// A domain that may do something to a VM.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Who {
+    pub domain: String,
+    pub object: &'static str,
+    pub class: String,
+    pub permissions: Vec<String>,
+    /// Also without any category; else only with those of the VM, or all.
+    pub without_categories: bool,
+}
+
+/// What is done to a VM by those whom an auditor asks for.
+const DEEDS: [(&str, &str, &[&str]); 4] = [
+    ("image", "file", &["read", "write", "append", "relabelfrom", "relabelto"]),
+    ("image", "blk_file", &["read", "write", "append", "relabelfrom", "relabelto"]),
+    ("runner", "process", &["ptrace", "signal", "sigkill", "sigstop", "transition", "dyntransition"]),
+    ("runner", "unix_stream_socket", &["connectto"]),
+];
+
+/// Who, of all domains of the policy, may read, write, relabel, trace or signal this VM or its images?
+pub fn who(policy: &Policy, family: &Family, vm: &Vm) -> Result<Vec<Who>, PolicyError> {
+    let facts = policy.facts();
+    // A type is a process' if a role besides that of objects may have it.
+    let domains = facts.roles.iter().filter(|(_, roles)| roles.iter().any(|role| role != "object_r"));
+    let all = all_categories(policy);
+    let mut rows = Vec::new();
+    for domain in domains.map(|(domain, _)| domain).filter(|domain| **domain != family.runner) {
+        let Some((wide, plain)) = contexts_of(policy, domain, all.as_deref()) else { continue };
+        for (object, class, deeds) in DEEDS {
+            let target = if object == "image" { &vm.image } else { &vm.runner };
+            let permissions = chosen(policy.allowed(&wide, target, class)?, deeds);
+            if permissions.is_empty() {
+                continue;
+            }
+            let without = chosen(policy.allowed(&plain, target, class)?, deeds);
+            let (domain, class) = (domain.clone(), class.to_owned());
+            rows.push(Who { domain, object, class, without_categories: without == permissions, permissions });
+        }
+    }
+    Ok(rows)
+}
+
+fn chosen(allowed: Vec<&str>, deeds: &[&str]) -> Vec<String> {
+    allowed.into_iter().filter(|p| deeds.contains(p)).map(str::to_owned).collect()
+}
+
+/// `s0-s0:c0.c1023`, or as far as this policy's categories go.
+fn all_categories(policy: &Policy) -> Option<String> {
+    policy.facts().last_category.map(|last| format!("s0-s0:c0.c{last}"))
+}
+
+/// A domain with all categories and with none; `None` for a type that no role has, which no process can be.
+fn contexts_of(policy: &Policy, domain: &str, all: Option<&str>) -> Option<(String, String)> {
+    let plain = vm::process(policy, domain, "s0").ok()?;
+    let wide = all.and_then(|range| vm::process(policy, domain, range).ok());
+    Some((wide.unwrap_or_else(|| plain.clone()), plain))
+}
+
+/// A way into a VM's domain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Entry {
+    pub from: String,
+    /// Types of programs that `from` may execute and that are an entrypoint.
+    pub programs: Vec<String>,
+    /// The kernel makes the transition without being asked.
+    pub default: bool,
+    /// Also with no_new_privs, and from a nosuid mount.
+    pub under_no_new_privs: bool,
+    pub from_nosuid: bool,
+}
+
+/// Which domains may become the VM's, and by which programs?
+pub fn entries(policy: &Policy, vm: &Vm, family: &Family) -> Result<Vec<Entry>, PolicyError> {
+    let facts = policy.facts();
+    let rules = |class: &'static str, permission: &'static str| {
+        let all = facts.rules.iter().chain(facts.conditionals.iter().flat_map(|block| &block.rules));
+        all.filter(move |rule| rule.class == class && rule.permissions.iter().any(|p| p == permission))
+    };
+    let mut programs = BTreeSet::new();
+    for rule in rules("file", "entrypoint").filter(|rule| facts.stands_for(&rule.source, &family.runner)) {
+        programs.extend(facts.types_of(&rule.target));
+    }
+    let mut sources = BTreeSet::new();
+    for rule in rules("process", "transition").filter(|rule| facts.stands_for(&rule.target, &family.runner)) {
+        sources.extend(facts.types_of(&rule.source));
+    }
+    let all = all_categories(policy);
+    let mut entries = Vec::new();
+    for source in sources {
+        let Some((from, _)) = contexts_of(policy, source, all.as_deref()) else {
+            continue;
+        };
+        // The user and role of the starter go over to the VM.
+        let runner = kept_identity(&from, &vm.runner);
+        let runner = if policy.knows_context(&runner) { runner } else { vm.runner.clone() };
+        if !policy.allowed(&from, &runner, "process")?.contains(&"transition") {
+            continue;
+        }
+        let mut usable = Vec::new();
+        for program in &programs {
+            let file = format!("system_u:object_r:{program}:s0");
+            let may_execute = policy.allowed(&from, &file, "file")?.contains(&"execute");
+            if may_execute && policy.allowed(&runner, &file, "file")?.contains(&"entrypoint") {
+                usable.push((*program).to_owned());
+            }
+        }
+        if usable.is_empty() {
+            continue;
+        }
+        let default = facts.transitions.iter().any(|transition| {
+            transition.result == family.runner
+                && facts.stands_for(&transition.source, source)
+                && usable.iter().any(|program| facts.stands_for(&transition.program, program))
+        });
+        let special = if facts.classes.contains_key("process2") {
+            policy.allowed(&from, &runner, "process2")?
+        } else {
+            Vec::new()
+        };
+        entries.push(Entry {
+            from: source.to_owned(),
+            programs: usable,
+            default,
+            under_no_new_privs: special.contains(&"nnp_transition"),
+            from_nosuid: special.contains(&"nosuid_transition"),
+        });
+    }
+    Ok(entries)
+}
+
+/// `context` with user and role of `from`.
+fn kept_identity(from: &str, context: &str) -> String {
+    let head: Vec<&str> = from.splitn(3, ':').take(2).collect();
+    let tail: Vec<&str> = context.splitn(3, ':').skip(2).collect();
+    format!("{}:{}", head.join(":"), tail.join(":"))
+}
+
+/// How far categories hold a domain back in one class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Constrained {
+    pub class: String,
+    /// Refused for another pair, whatever rules allow.
+    pub held: Vec<String>,
+    /// Not refused: only type enforcement stands between two VMs here.
+    pub open: Vec<String>,
+    /// Decided by something that is not understood here; counted as open by a careful reader.
+    pub unknown: Vec<String>,
+}
+
+/// Which classes and permissions does this policy's MCS hold back for the VM, and which not? Independent of allow rules.
+pub fn constrained(policy: &Policy, a: &Vm, b: &Vm) -> Result<Vec<Constrained>, PolicyError> {
+    policy.require_mls()?;
+    let party = |context: &str| Party::parse(context).ok_or_else(|| PolicyError::Context(context.to_owned()));
+    let (subject, image, other) = (party(&a.runner)?, party(&b.image)?, party(&b.runner)?);
+    let facts = policy.facts();
+    let mut rows = Vec::new();
+    for (class, permissions) in &facts.classes {
+        let target = if is_file(class) { &image } else { &other };
+        let mut row = Constrained { class: class.clone(), held: vec![], open: vec![], unknown: vec![] };
+        for permission in permissions {
+            let on = facts.constraints.iter().filter(|c| c.class == *class && c.permissions.contains(permission));
+            let verdicts: Vec<_> = on.map(|c| c.expression.holds(facts, &subject, target)).collect();
+            let list = if verdicts.contains(&Some(false)) {
+                &mut row.held
+            } else if verdicts.contains(&None) {
+                &mut row.unknown
+            } else {
+                &mut row.open
+            };
+            list.push(permission.clone());
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// Classes whose objects carry an image's label, not a process'.
+pub fn is_file(class: &str) -> bool {
+    matches!(
+        class,
+        "file" | "dir" | "lnk_file" | "chr_file" | "blk_file" | "sock_file" | "fifo_file" | "memfd_file" | "filesystem"
+    )
+}
+
+/// Everything that a VM may do: `type:class`, and the permissions, for objects without categories.
+pub fn rights(
+    policy: &Policy,
+    family: &Family,
+    vm: &Vm,
+) -> Result<BTreeMap<(String, String), Vec<String>>, PolicyError> {
+    let facts = policy.facts();
+    let mut objects = BTreeSet::new();
+    for rule in facts.rules_from(&family.runner) {
+        objects.extend(facts.targets(rule, &family.runner).map(|target| (target, rule.class.as_str())));
+    }
+    let mut rights = BTreeMap::new();
+    for (type_, class) in objects {
+        let Some(object) = object_context(policy, type_, "s0") else { continue };
+        let allowed = policy.allowed(&vm.runner, &object, class)?;
+        if !allowed.is_empty() {
+            rights.insert((type_.to_owned(), class.to_owned()), allowed.into_iter().map(str::to_owned).collect());
+        }
+    }
+    Ok(rights)
+}
+
+/// Something that one VM writes and another reads: information flows in two steps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Flow {
+    pub type_: String,
+    pub class: String,
+    pub level: String,
+    pub written_by: Vec<String>,
+    pub read_by: Vec<String>,
+}
+
+const WRITES: [&str; 14] = [
+    "write",
+    "append",
+    "create",
+    "setattr",
+    "link",
+    "rename",
+    "add_name",
+    "remove_name",
+    "send_msg",
+    "sendto",
+    "enqueue",
+    "connectto",
+    "setopt",
+    "relabelto",
+];
+const READS: [&str; 9] = ["read", "getattr", "search", "execute", "map", "receive", "recvfrom", "recv_msg", "ioctl"];
+
+/// Objects through which VM `a` may tell VM `b` something: `a` may write to them, `b` may read them. Asked for objects at
+/// s0, at `a`'s level and at `b`'s, of every type that a rule lets the runner write.
+pub fn flows(policy: &Policy, family: &Family, a: &Vm, b: &Vm) -> Result<Vec<Flow>, PolicyError> {
+    let facts = policy.facts();
+    let mut pairs: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for rule in facts.rules_from(&family.runner).filter(|r| r.permissions.iter().any(|p| WRITES.contains(&p.as_str())))
+    {
+        pairs.extend(facts.targets(rule, &family.runner).map(|target| (target, rule.class.as_str())));
+    }
+    let levels = ["s0".to_owned(), level_of(&a.image), level_of(&b.image)];
+    let mut flows = Vec::new();
+    for (type_, class) in pairs {
+        for level in &levels {
+            // A process of the VM's type is the VM itself, or the other one; objects at s0 are not made by either.
+            let Some(object) = object_context(policy, type_, level) else { continue };
+            let written = chosen(policy.allowed(&a.runner, &object, class)?, &WRITES);
+            if written.is_empty() {
+                continue;
+            }
+            let read = chosen(policy.allowed(&b.runner, &object, class)?, &READS);
+            if !read.is_empty() {
+                let (type_, class, level) = (type_.to_owned(), class.to_owned(), level.clone());
+                flows.push(Flow { type_, class, level, written_by: written, read_by: read });
+            }
+        }
+    }
+    Ok(flows)
+}
+
+fn level_of(context: &str) -> String {
+    context.splitn(4, ':').nth(3).unwrap_or_default().to_owned()
+}
+
+/// A context for an object of any type: as a file if roles allow that, else as a process.
+fn object_context(policy: &Policy, type_: &str, level: &str) -> Option<String> {
+    let file = format!("system_u:object_r:{type_}:{level}");
+    let roles = policy.facts().roles.get(type_);
+    if roles.is_none_or(|roles| roles.iter().all(|r| r == "object_r")) && policy.knows_context(&file) {
+        return Some(file);
+    }
+    vm::process(policy, type_, level).ok()
+}
+
+/// A boolean that changes what a VM may do, or what may be done to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Widening {
+    pub boolean: String,
+    pub now: bool,
+    /// What the other value adds, and takes away: `source target:class permissions`.
+    pub adds: Vec<String>,
+    pub removes: Vec<String>,
+}
+
+/// Which booleans widen or narrow what a VM's domain may do, or who may touch its images? Each is really set, and the
+/// decisions compared.
+pub fn booleans(policy: &Policy, family: &Family, vm: &Vm) -> Result<Vec<Widening>, PolicyError> {
+    let facts = policy.facts();
+    let mut touched: BTreeMap<&str, BTreeSet<(&str, &str, &str)>> = BTreeMap::new();
+    for block in &facts.conditionals {
+        for rule in &block.rules {
+            let by = facts.stands_for(&rule.source, &family.runner);
+            let on = [&family.image, &family.runner].into_iter().any(|t| facts.stands_for(&rule.target, t));
+            if !by && !on {
+                continue;
+            }
+            for boolean in &block.booleans {
+                touched.entry(boolean).or_default().insert((&rule.source, &rule.target, &rule.class));
+            }
+        }
+    }
+    let mut rows = Vec::new();
+    for (boolean, rules) in touched {
+        let now = facts.booleans.get(boolean).copied().unwrap_or_default();
+        let other = policy.with_boolean(boolean, !now)?;
+        let before = grants(policy, family, vm, &rules)?;
+        let after = grants(&other, family, vm, &rules)?;
+        let adds: Vec<String> = after.difference(&before).cloned().collect();
+        let removes: Vec<String> = before.difference(&after).cloned().collect();
+        if !adds.is_empty() || !removes.is_empty() {
+            rows.push(Widening { boolean: boolean.to_owned(), now, adds, removes });
+        }
+    }
+    Ok(rows)
+}
+
+/// What the named rules come to, one line each, for the VM as source or as target.
+fn grants(
+    policy: &Policy,
+    family: &Family,
+    vm: &Vm,
+    rules: &BTreeSet<(&str, &str, &str)>,
+) -> Result<BTreeSet<String>, PolicyError> {
+    let facts = policy.facts();
+    let mut lines = BTreeSet::new();
+    let mut ask = |source: &str, from: &str, target: &str, to: &str, class: &str| -> Result<(), PolicyError> {
+        for permission in policy.allowed(from, to, class)? {
+            lines.insert(format!("{source} {target}:{class} {permission}"));
+        }
+        Ok(())
+    };
+    let all = all_categories(policy);
+    for (source, target, class) in rules {
+        if facts.stands_for(source, &family.runner) {
+            let itself = *target == "self";
+            let targets = if itself { facts.types_of(&family.runner) } else { facts.types_of(target) };
+            for type_ in targets {
+                if let Some(object) = object_context(policy, type_, "s0") {
+                    ask(&family.runner, &vm.runner, type_, &object, class)?;
+                }
+            }
+        } else {
+            let (name, object) = if facts.stands_for(target, &family.image) {
+                (&family.image, &vm.image)
+            } else {
+                (&family.runner, &vm.runner)
+            };
+            for type_ in facts.types_of(source) {
+                if let Some((wide, _)) = contexts_of(policy, type_, all.as_deref()) {
+                    ask(type_, &wide, name, object, class)?;
+                }
+            }
+        }
+    }
+    Ok(lines)
+}

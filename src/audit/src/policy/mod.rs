@@ -1,0 +1,265 @@
+//! A SELinux policy, loaded from a file, from memory or from the running kernel, and what it answers.
+//!
+//! Decisions are libsepol's, with every constraint, for concrete contexts. Names, rules and constraints come from the
+//! policy's own text. Nothing here needs SELinux on this machine, nor root.
+
+pub mod ask;
+pub mod cil;
+pub mod constraint;
+pub mod diff;
+pub mod vm;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::sepol;
+pub use cil::Facts;
+
+/// `POLICYDB_MAGIC`, and that of modules (`sepol/policydb/policydb.h`).
+const MAGIC: u32 = 0xf97c_ff8c;
+const MODULE_MAGICS: [u32; 2] = [0xf97c_ff8d, 0xf97c_ff8f];
+const MLS: u32 = 1;
+/// Fedora's is 4 MB.
+const MAX_BYTES: u64 = 256 << 20;
+const LIVE: &str = "/sys/fs/selinux/policy";
+
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error("cannot read the policy {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("SELinux has no policy loaded here; name a policy file (--file), as /etc/selinux/default/policy/policy.33")]
+    NotLoaded,
+    #[error("{origin} is no kernel policy: {why}")]
+    Form { origin: String, why: String },
+    #[error("{origin} is policy version {found}; this libsepol reads {min} to {max}: install a newer libsepol2")]
+    Version { origin: String, found: u32, min: u32, max: u32 },
+    #[error("{origin} is truncated or malformed: libsepol refuses it")]
+    Malformed { origin: String },
+    #[error("{0} has no levels (MLS is off): categories separate nothing with it")]
+    NoMls(String),
+    #[error("the policy does not know {0}")]
+    Unknown(String),
+    #[error("the policy does not accept the context {0}; is there a user and a role for the type?")]
+    Context(String),
+    #[error("libsepol gave no decision for {0}")]
+    NoDecision(String),
+}
+
+/// A loaded policy.
+#[derive(Debug)]
+pub struct Policy {
+    id: u64,
+    image: Vec<u8>,
+    origin: String,
+    version: u32,
+    mls: bool,
+    facts: Facts,
+}
+
+/// Why something is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// No rule allows it.
+    TypeEnforcement,
+    /// A rule does, a constraint does not: the levels, for an MCS-constrained type.
+    Constraint,
+}
+
+/// The answer for one source, target and class.
+#[derive(Debug, Clone, Serialize)]
+pub struct Access {
+    pub allowed: Vec<String>,
+    /// What is not allowed, with the reason.
+    pub refused: Vec<(String, Refusal)>,
+}
+
+impl Access {
+    pub fn allows(&self, permission: &str) -> bool {
+        self.allowed.iter().any(|p| p == permission)
+    }
+}
+
+impl Policy {
+    /// Reads a binary policy, as the kernel gets it.
+    pub fn read(path: &Path) -> Result<Self, PolicyError> {
+        let failed = |source| PolicyError::Read { path: path.into(), source };
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let mut image = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BYTES), &mut image).map_err(failed)?;
+        Self::from_image(image, path.display().to_string())
+    }
+
+    /// The policy that this machine's kernel enforces.
+    pub fn live() -> Result<Self, PolicyError> {
+        match Self::read(Path::new(LIVE)) {
+            Err(PolicyError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Err(PolicyError::NotLoaded)
+            }
+            other => other,
+        }
+    }
+
+    pub fn from_image(image: Vec<u8>, origin: String) -> Result<Self, PolicyError> {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let (version, mls) = header(&image, &origin)?;
+        let versions = sepol::versions();
+        if !versions.contains(&version) {
+            let (min, max) = (*versions.start(), *versions.end());
+            return Err(PolicyError::Version { origin, found: version, min, max });
+        }
+        let text = sepol::text(&image).ok_or_else(|| PolicyError::Malformed { origin: origin.clone() })?;
+        let facts = Facts::of(&text);
+        Ok(Self { id: IDS.fetch_add(1, Ordering::Relaxed), image, origin, version, mls, facts })
+    }
+
+    /// The same policy with one boolean set otherwise.
+    pub fn with_boolean(&self, name: &str, value: bool) -> Result<Self, PolicyError> {
+        if !self.facts.booleans.contains_key(name) {
+            return Err(PolicyError::Unknown(format!("the boolean {name}")));
+        }
+        let image = sepol::with_boolean(&self.image, name, value);
+        let image = image.ok_or_else(|| PolicyError::Malformed { origin: self.origin.clone() })?;
+        Self::from_image(image, format!("{} with {name} {}", self.origin, if value { "on" } else { "off" }))
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The binary form, for a digest.
+    pub fn image(&self) -> &[u8] {
+        &self.image
+    }
+
+    /// Where it came from.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// `Err` for a policy without levels.
+    pub fn require_mls(&self) -> Result<(), PolicyError> {
+        if self.mls { Ok(()) } else { Err(PolicyError::NoMls(self.origin.clone())) }
+    }
+
+    /// Does the policy accept this context?
+    pub fn knows_context(&self, context: &str) -> bool {
+        sepol::with(self.id, &self.image, |server| server.sid(context).is_some()).unwrap_or(false)
+    }
+
+    /// What `source` may do to `target` of `class`, every constraint applied.
+    pub fn access(&self, source: &str, target: &str, class: &str) -> Result<Access, PolicyError> {
+        let permissions = self.facts.classes.get(class);
+        let permissions = permissions.ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
+        let answer = sepol::with(self.id, &self.image, |server| {
+            let asked = |context: &str| PolicyError::Context(context.to_owned());
+            let from = server.sid(source).ok_or_else(|| asked(source))?;
+            let to = server.sid(target).ok_or_else(|| asked(target))?;
+            let number = server.class(class).ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
+            let none = || PolicyError::NoDecision(format!("{source} on {target}, {class}"));
+            let allowed = server.decide(from, to, number, 0, false).ok_or_else(none)?.allowed;
+            let mut access = Access { allowed: Vec::new(), refused: Vec::new() };
+            for permission in permissions {
+                let Some(bit) = server.permission(number, permission) else { continue };
+                if allowed & bit != 0 {
+                    access.allowed.push(permission.clone());
+                    continue;
+                }
+                let reason = server.decide(from, to, number, bit, false).ok_or_else(none)?.reason;
+                let by_rule = reason & sepol::BY_TYPE_ENFORCEMENT != 0;
+                let by_constraint = reason & sepol::BY_CONSTRAINT != 0;
+                let refusal = if by_constraint && !by_rule { Refusal::Constraint } else { Refusal::TypeEnforcement };
+                access.refused.push((permission.clone(), refusal));
+            }
+            Ok(access)
+        });
+        answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
+    }
+
+    /// The allowed permissions alone: one decision instead of one for each permission.
+    pub fn allowed(&self, source: &str, target: &str, class: &str) -> Result<Vec<&str>, PolicyError> {
+        let permissions = self.facts.classes.get(class);
+        let permissions = permissions.ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
+        let answer = sepol::with(self.id, &self.image, |server| {
+            let asked = |context: &str| PolicyError::Context(context.to_owned());
+            let from = server.sid(source).ok_or_else(|| asked(source))?;
+            let to = server.sid(target).ok_or_else(|| asked(target))?;
+            let number = server.class(class).ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
+            let decision = server.decide(from, to, number, 0, false);
+            let decision = decision.ok_or_else(|| PolicyError::NoDecision(format!("{source} on {target}, {class}")))?;
+            if decision.allowed == 0 {
+                return Ok(Vec::new());
+            }
+            let mut allowed = Vec::new();
+            for permission in permissions {
+                if server.permission(number, permission).is_some_and(|bit| decision.allowed & bit != 0) {
+                    allowed.push(permission.as_str());
+                }
+            }
+            Ok(allowed)
+        });
+        answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
+    }
+
+    /// The constraints that refuse a permission, in libsepol's words.
+    pub fn explain(
+        &self,
+        source: &str,
+        target: &str,
+        class: &str,
+        permission: &str,
+    ) -> Result<Option<String>, PolicyError> {
+        let answer = sepol::with(self.id, &self.image, |server| {
+            let asked = |context: &str| PolicyError::Context(context.to_owned());
+            let from = server.sid(source).ok_or_else(|| asked(source))?;
+            let to = server.sid(target).ok_or_else(|| asked(target))?;
+            let unknown = |what: &str| PolicyError::Unknown(what.to_owned());
+            let number = server.class(class).ok_or_else(|| unknown(class))?;
+            let bit = server.permission(number, permission).ok_or_else(|| unknown(permission))?;
+            Ok(server.decide(from, to, number, bit, true).and_then(|decision| decision.words))
+        });
+        answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
+    }
+}
+
+/// Version and MLS of a binary policy: `magic, length, "SE Linux", version, config`, little-endian
+/// (libsepol, policydb_read; kernel, security/selinux/ss/policydb.c).
+fn header(image: &[u8], origin: &str) -> Result<(u32, bool), PolicyError> {
+    let bad = |why: &str| PolicyError::Form { origin: origin.to_owned(), why: why.to_owned() };
+    let word = |at: usize| -> Result<u32, PolicyError> {
+        let bytes = image.get(at..at + 4).and_then(|b| b.try_into().ok());
+        bytes.map(u32::from_le_bytes).ok_or_else(|| bad("it ends within its first lines"))
+    };
+    if image.is_empty() {
+        return Err(bad("it is empty"));
+    }
+    match word(0)? {
+        MAGIC => {}
+        magic if MODULE_MAGICS.contains(&magic) => {
+            return Err(bad("it is a policy module (.pp); give the policy that is made of all modules"));
+        }
+        _ if image.first() == Some(&b'(') || image.first() == Some(&b';') => {
+            return Err(bad("it is CIL source; compile it first (`casemate policy build`, or secilc)"));
+        }
+        _ => return Err(bad("it does not begin with SELinux' magic number")),
+    }
+    let length = word(4)? as usize;
+    if length > 32 {
+        return Err(bad("its target's name is too long"));
+    }
+    if image.get(8..8 + length) != Some(b"SE Linux".as_slice()) {
+        return Err(bad("it is for another target than SE Linux"));
+    }
+    let version = word(8 + length)?;
+    Ok((version, word(12 + length)? & MLS != 0))
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;
