@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::audit_args::AuditCommand;
 use crate::run_args::{PlanArgs, RunArgs};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -75,6 +76,9 @@ pub enum Command {
     /// Casemate's SELinux module.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Judge a policy: what it allows a VM, and who may touch it.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Print a shell's completion script.
     Completion {
         #[arg(value_enum)]

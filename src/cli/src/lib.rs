@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod audit_args;
 mod failure;
 mod options;
 mod output;
@@ -83,6 +84,7 @@ fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Kernel(KernelCommand::Remove { names }) => verbs::kernel::remove(context, &names),
         Command::Kernel(KernelCommand::Default { name }) => verbs::kernel::default(context, &name),
         Command::Policy(verb) => return verbs::policy::policy(context, verb),
+        Command::Audit(command) => return verbs::audit::audit(context, &command),
         Command::Completion { shell } => verbs::docs::completion(shell),
         Command::Man { directory } => verbs::docs::man(&directory),
         Command::Version => verbs::docs::version(context),

@@ -1,5 +1,6 @@
 //! One file per group of verbs.
 
+pub mod audit;
 pub mod checks;
 pub mod cp;
 pub mod docs;

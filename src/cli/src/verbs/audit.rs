@@ -1,0 +1,376 @@
+//! `audit`: what a policy allows a VM, asked of the policy itself.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use casemate_audit::policy::ask;
+use casemate_audit::policy::constraint::Level;
+use casemate_audit::policy::diff::diff;
+use casemate_audit::policy::vm::{Family, Vm};
+use casemate_audit::{Policy, PolicyError};
+use casemate_client::sanitize;
+use serde_json::{Value, json};
+
+use crate::audit_args::{AuditCommand, AuditPolicyArgs, Question};
+use crate::failure::{Failure, Result};
+use crate::output::{Context, Tone, cell, paint, table_text};
+
+/// Exit status of an update that opens something, and of a policy that does not hold VMs apart.
+const FOUND: u8 = 1;
+
+pub fn audit(context: &Context, command: &AuditCommand) -> Result<u8> {
+    let AuditCommand::Policy(args) = command;
+    if let Some([old, new]) = args.diff.as_deref() {
+        return update(context, args, old, new);
+    }
+    let policy = match &args.file {
+        Some(file) => Policy::read(file),
+        None => Policy::live(),
+    };
+    let policy = policy.map_err(failure)?;
+    let asked = Asked::new(&policy, args)?;
+    match args.question {
+        Question::Summary => asked.summary(context),
+        Question::Reach => asked.reach(context),
+        Question::Rights => asked.rights(context),
+        Question::Who => asked.who(context),
+        Question::Entries => asked.entries(context),
+        Question::Constrained => asked.constrained(context),
+        Question::Flows => asked.flows(context),
+        Question::Booleans => asked.booleans(context),
+    }
+}
+
+fn failure(error: PolicyError) -> Failure {
+    Failure::from_error(&error)
+}
+
+/// A question to one policy, about two VMs of one family.
+struct Asked<'a> {
+    policy: &'a Policy,
+    family: Family,
+    a: Vm,
+    b: Vm,
+    class: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(policy: &'a Policy, args: &'a AuditPolicyArgs) -> Result<Self> {
+        for (option, level) in [("--from", &args.from), ("--to", &args.to)] {
+            if Level::parse(level).is_none() {
+                let message = format!("{option} {}: not a level", sanitize::line(level, 80));
+                return Err(Failure::new(message).remedy("write one level, as s0:c1,c2"));
+            }
+        }
+        let family = Family::find(policy, args.family.as_deref()).map_err(failure)?;
+        let a = family.at(policy, &args.from).map_err(failure)?;
+        let b = family.at(policy, &args.to).map_err(failure)?;
+        for vm in [&a, &b] {
+            if !policy.knows_context(&vm.image) {
+                return Err(failure(PolicyError::Context(vm.image.clone())));
+            }
+        }
+        if let Some(class) = args.class.as_deref().filter(|c| !policy.facts().classes.contains_key(*c)) {
+            return Err(failure(PolicyError::Unknown(format!("the class {}", sanitize::line(class, 80)))));
+        }
+        Ok(Self { policy, family, a, b, class: args.class.as_deref() })
+    }
+
+    fn wanted(&self, class: &str) -> bool {
+        self.class.is_none_or(|only| only == class)
+    }
+
+    /// JSON with its subject beside the rows, or a table with a line above it.
+    fn tell(&self, context: &Context, rows: Value, title: &str, head: &[&str], cells: Vec<Vec<String>>) -> Result<u8> {
+        if context.json() {
+            let subject = json!({ "policy": self.policy.origin(), "version": self.policy.version(),
+                "family": self.family, "from": self.a, "to": self.b, "rows": rows });
+            context.print_json(&subject)?;
+            return Ok(0);
+        }
+        let mut out = format!("{title}\n");
+        if cells.is_empty() {
+            out.push_str("none\n");
+        } else {
+            let mut table = context.table(head);
+            for row in cells {
+                table.add_row(row.iter().map(|text| cell(sanitize::line(text, 2000), Tone::Plain)));
+            }
+            out.push_str(&table_text(&table));
+        }
+        context.print(&out)?;
+        Ok(0)
+    }
+
+    fn reach(&self, context: &Context) -> Result<u8> {
+        let mut rows = ask::reach(self.policy, &self.a, &self.b).map_err(failure)?;
+        rows.retain(|row| self.wanted(&row.class));
+        let cells = rows
+            .iter()
+            .map(|row| vec![row.object.into(), row.class.clone(), list(&row.to_other), list(&row.to_own)])
+            .collect();
+        let title = format!("{} may, of another VM's objects ({}):", self.a.runner, level(&self.b.image));
+        self.tell(context, json!(rows), &title, &["OBJECT", "CLASS", "OF ANOTHER VM", "OF ITS OWN"], cells)
+    }
+
+    fn rights(&self, context: &Context) -> Result<u8> {
+        let rights = ask::rights(self.policy, &self.family, &self.a).map_err(failure)?;
+        let rows: Vec<_> = rights.into_iter().filter(|((_, class), _)| self.wanted(class)).collect();
+        let json: Vec<_> = rows
+            .iter()
+            .map(|((type_, class), may)| json!({ "type": type_, "class": class, "permissions": may }))
+            .collect();
+        let cells = rows.iter().map(|((type_, class), may)| vec![type_.clone(), class.clone(), list(may)]).collect();
+        let title = format!("{} may, of objects without categories:", self.a.runner);
+        self.tell(context, json!(json), &title, &["TYPE", "CLASS", "PERMISSIONS"], cells)
+    }
+
+    fn who(&self, context: &Context) -> Result<u8> {
+        let mut rows = ask::who(self.policy, &self.family, &self.a).map_err(failure)?;
+        rows.retain(|row| self.wanted(&row.class));
+        let cells = rows
+            .iter()
+            .map(|row| {
+                let needs = if row.without_categories { "no categories" } else { "categories" };
+                vec![row.domain.clone(), row.object.into(), row.class.clone(), list(&row.permissions), needs.into()]
+            })
+            .collect();
+        let title = format!("domains that may touch {} or {}:", self.a.runner, self.a.image);
+        self.tell(context, json!(rows), &title, &["DOMAIN", "OBJECT", "CLASS", "MAY", "NEEDS"], cells)
+    }
+
+    fn entries(&self, context: &Context) -> Result<u8> {
+        let rows = ask::entries(self.policy, &self.a, &self.family).map_err(failure)?;
+        let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+        let cells = rows
+            .iter()
+            .map(|row| {
+                let how = if row.default { "by itself" } else { "asked for (attr/exec)" };
+                let special = [yes(row.under_no_new_privs), yes(row.from_nosuid)];
+                let [nnp, nosuid] = special;
+                vec![row.from.clone(), list(&row.programs), how.into(), nnp, nosuid]
+            })
+            .collect();
+        let title = format!("ways to become {}:", self.family.runner);
+        self.tell(context, json!(rows), &title, &["FROM", "BY PROGRAM", "HOW", "UNDER NNP", "FROM NOSUID"], cells)
+    }
+
+    fn constrained(&self, context: &Context) -> Result<u8> {
+        let mut rows = ask::constrained(self.policy, &self.a, &self.b).map_err(failure)?;
+        rows.retain(|row| self.wanted(&row.class));
+        let cells = rows
+            .iter()
+            .map(|row| {
+                let open = if row.held.is_empty() && row.unknown.is_empty() { "all".into() } else { list(&row.open) };
+                vec![row.class.clone(), list(&row.held), open, list(&row.unknown)]
+            })
+            .collect();
+        let title = format!(
+            "what another VM's categories hold back for {}, whatever rules allow; the rest is up to type enforcement:",
+            self.family.runner
+        );
+        self.tell(context, json!(rows), &title, &["CLASS", "HELD BACK", "NOT HELD BACK", "UNDECIDED"], cells)
+    }
+
+    fn flows(&self, context: &Context) -> Result<u8> {
+        let mut rows = ask::flows(self.policy, &self.family, &self.a, &self.b).map_err(failure)?;
+        rows.retain(|row| self.wanted(&row.class));
+        let cells = rows
+            .iter()
+            .map(|row| {
+                let object = format!("{}:{}", row.type_, row.level);
+                vec![object, row.class.clone(), list(&row.written_by), list(&row.read_by)]
+            })
+            .collect();
+        let title = format!("from a VM at {} to one at {}, through:", level(&self.a.image), level(&self.b.image));
+        self.tell(context, json!(rows), &title, &["OBJECT", "CLASS", "THE ONE MAY", "THE OTHER MAY"], cells)
+    }
+
+    fn booleans(&self, context: &Context) -> Result<u8> {
+        let rows = ask::booleans(self.policy, &self.family, &self.a).map_err(failure)?;
+        let cells = rows
+            .iter()
+            .map(|row| {
+                let now = if row.now { "on" } else { "off" };
+                vec![row.boolean.clone(), now.into(), some(&row.adds), some(&row.removes)]
+            })
+            .collect();
+        let title = "booleans whose other value changes what a VM may do, or who may touch it:";
+        self.tell(context, json!(rows), title, &["BOOLEAN", "NOW", "THE OTHER VALUE ADDS", "AND TAKES AWAY"], cells)
+    }
+
+    /// One verdict for each question. Fails where a VM can reach another's image or process.
+    fn summary(&self, context: &Context) -> Result<u8> {
+        let verdicts = self.verdicts().map_err(failure)?;
+        let bad = verdicts.iter().any(|v| v.tone == Tone::Bad);
+        if context.json() {
+            let rows = verdicts
+                .iter()
+                .map(|v| json!({ "question": v.question, "holds": v.tone != Tone::Bad, "answer": v.answer }));
+            self.tell(context, rows.collect(), "", &[], Vec::new())?;
+        } else {
+            let facts = self.policy.facts();
+            let (rules, types) = (facts.rules.len(), facts.types.len());
+            let mut out = String::new();
+            let _ = writeln!(
+                out,
+                "{}: version {}, {types} types, {rules} allow rules",
+                self.policy.origin(),
+                self.policy.version()
+            );
+            let _ = writeln!(out, "VMs of the family {}: {} and {}", self.family.name, self.a.runner, self.b.runner);
+            for verdict in verdicts {
+                let word = match verdict.tone {
+                    Tone::Good => "good",
+                    Tone::Bad => "BAD ",
+                    _ => "note",
+                };
+                let _ = writeln!(out, "{}  {}", paint(word, verdict.tone), sanitize::line(&verdict.answer, 2000));
+            }
+            context.print(&out)?;
+        }
+        Ok(if bad { FOUND } else { 0 })
+    }
+
+    fn verdicts(&self) -> std::result::Result<Vec<Verdict>, PolicyError> {
+        let facts = self.policy.facts();
+        let mut all = Vec::new();
+        let mut say = |question, tone, answer: String| all.push(Verdict { question, tone, answer });
+        let permissive = facts.permissive.contains(&self.family.runner);
+        say(
+            "permissive",
+            if permissive { Tone::Bad } else { Tone::Good },
+            match permissive {
+                true => format!(
+                    "{} is permissive: the kernel refuses it nothing; semanage permissive -d it",
+                    self.family.runner
+                ),
+                false => format!("{} is not permissive", self.family.runner),
+            },
+        );
+        let held = ask::constrained(self.policy, &self.a, &self.b)?;
+        let rows = ask::reach(self.policy, &self.a, &self.b)?;
+        let harmful = ["read", "write", "append", "open", "execute", "ptrace", "signal", "sigkill", "connectto", "map"];
+        let reached: Vec<String> = rows
+            .iter()
+            .filter(|row| row.object != "content")
+            .flat_map(|row| {
+                row.to_other
+                    .iter()
+                    .filter(|p| harmful.contains(&p.as_str()))
+                    .map(move |p| format!("{p} its {} ({})", row.object, row.class))
+            })
+            .collect();
+        match reached.is_empty() {
+            true => say(
+                "reach",
+                Tone::Good,
+                "a VM may neither read nor write another VM's image, nor signal or trace it".into(),
+            ),
+            false => say("reach", Tone::Bad, format!("a VM may, of another VM: {}", reached.join(", "))),
+        }
+        let rest: Vec<String> = rows
+            .iter()
+            .filter(|row| row.object != "content" && !row.to_other.is_empty())
+            .map(|row| {
+                format!(
+                    "{} ({})",
+                    row.class,
+                    row.to_other
+                        .iter()
+                        .filter(|p| !harmful.contains(&p.as_str()))
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                )
+            })
+            .filter(|text| !text.ends_with("()"))
+            .collect();
+        if !rest.is_empty() {
+            say("rest", Tone::Weak, format!("left open between two VMs: {}", rest.join(", ")));
+        }
+        let free: Vec<&str> = held.iter().filter(|row| row.held.is_empty()).map(|row| row.class.as_str()).collect();
+        let count = held.len() - free.len();
+        let tone = if count == 0 { Tone::Bad } else { Tone::Weak };
+        say(
+            "constrained",
+            tone,
+            format!("categories hold back {count} of {} classes; not: {}", held.len(), free.join(" ")),
+        );
+        let entries = ask::entries(self.policy, &self.a, &self.family)?;
+        let from: Vec<&str> = entries.iter().map(|entry| entry.from.as_str()).collect();
+        say(
+            "entries",
+            Tone::Weak,
+            format!("may become a VM: {}", if from.is_empty() { "nobody".into() } else { from.join(", ") }),
+        );
+        let who = ask::who(self.policy, &self.family, &self.a)?;
+        let mut writers: Vec<&str> = who
+            .iter()
+            .filter(|w| w.object == "image" && w.permissions.iter().any(|p| p == "write"))
+            .map(|w| w.domain.as_str())
+            .collect();
+        writers.dedup();
+        say("who", Tone::Weak, format!("{} domains may write a VM's image: {}", writers.len(), writers.join(", ")));
+        let widening = ask::booleans(self.policy, &self.family, &self.a)?;
+        let names: Vec<String> =
+            widening.iter().map(|w| format!("{} (now {})", w.boolean, if w.now { "on" } else { "off" })).collect();
+        say(
+            "booleans",
+            Tone::Weak,
+            format!("booleans that bear on a VM: {}", if names.is_empty() { "none".into() } else { names.join(", ") }),
+        );
+        Ok(all)
+    }
+}
+
+struct Verdict {
+    question: &'static str,
+    tone: Tone,
+    answer: String,
+}
+
+fn update(context: &Context, args: &AuditPolicyArgs, old: &Path, new: &Path) -> Result<u8> {
+    let (old, new) = (Policy::read(old).map_err(failure)?, Policy::read(new).map_err(failure)?);
+    let family = Family::find(&new, args.family.as_deref()).map_err(failure)?;
+    let told = diff(&old, &new, &family, [&args.from, &args.to]).map_err(failure)?;
+    if context.json() {
+        context.print_json(&json!({ "old": old.origin(), "new": new.origin(), "family": family.name,
+            "opened": told.opened, "closed": told.closed }))?;
+    } else {
+        let mut out = String::new();
+        for (word, tone, lines) in [("opened", Tone::Bad, &told.opened), ("closed", Tone::Good, &told.closed)] {
+            for line in lines {
+                let _ = writeln!(out, "{}  {}", paint(word, tone), sanitize::line(line, 400));
+            }
+        }
+        let _ = writeln!(
+            out,
+            "for VMs of the family {}, {} opens {} and closes {}",
+            family.name,
+            new.origin(),
+            told.opened.len(),
+            told.closed.len()
+        );
+        context.print(&out)?;
+    }
+    Ok(if told.opened.is_empty() { 0 } else { FOUND })
+}
+
+fn level(context: &str) -> &str {
+    context.splitn(4, ':').nth(3).unwrap_or_default()
+}
+
+fn list(words: &[String]) -> String {
+    if words.is_empty() { "-".into() } else { words.join(" ") }
+}
+
+/// The first few of many.
+fn some(lines: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match lines.len() {
+        0 => "-".into(),
+        1..=SHOWN => lines.join("; "),
+        many => format!("{}; and {} more (--format json)", lines[..SHOWN].join("; "), many - SHOWN),
+    }
+}
