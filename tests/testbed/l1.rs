@@ -163,6 +163,13 @@ pub fn push_policy(name: &str, rule: Option<&str>) -> Result<(), String> {
     push(&[named], "/root/policies/")
 }
 
+/// Copies a file of L1 to this machine.
+pub fn pull(from: &str, to: &Path) -> Result<(), String> {
+    let to = to.to_str().ok_or("a path that is not UTF-8")?;
+    let output = testbed(["pull", from, to]).map_err(|e| e.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
 /// What a trial that failed half-way has left.
 const SWEEP: &str = "setenforce 1; casemate repair >/dev/null 2>&1
 for name in $(casemate ps -aq | grep -E '^(cli|mj|mo)-'); do casemate rm -f $name; done; true";

@@ -4,6 +4,7 @@
 //! Each module gives its trials through `tests()`.
 
 mod alloc;
+mod audit;
 mod chains;
 mod cli;
 mod crash;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> = [
         label::tests(),
         alloc::tests(),
+        audit::tests(),
         cli::tests(),
         chains::tests(),
         main_job::tests(),
