@@ -102,7 +102,9 @@ fn sesearch(policy: &Policy, family: &Family, file: &Path) -> Result<BTreeSet<St
     let mut rights = BTreeSet::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         // allow SOURCE TARGET:CLASS { a b };   allow SOURCE TARGET:CLASS a;
-        let Some((head, permissions)) = line.strip_prefix("allow ").and_then(|rest| rest.split_once(':')) else { continue };
+        let Some((head, permissions)) = line.strip_prefix("allow ").and_then(|rest| rest.split_once(':')) else {
+            continue;
+        };
         let target = head.split_whitespace().nth(1).ok_or("a rule without target")?;
         let (class, permissions) = permissions.split_once(' ').ok_or("a rule without permissions")?;
         let words = permissions.split([' ', '{', '}', ';']).filter(|word| !word.is_empty());

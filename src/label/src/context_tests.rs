@@ -42,7 +42,7 @@ fn bad_contexts_are_refused() {
 }
 
 #[test]
-fn every_spelling_of_a_level_is_one_value() {
+fn svirt_01_03_every_spelling_of_a_level_is_one_value() {
     assert_eq!(ctx("u:r:t:s0:c2,c1"), ctx("u:r:t:s0:c1,c2"));
     assert_eq!(ctx("u:r:t:s0:c5,c6"), ctx("u:r:t:s0:c5.c6"));
     assert_eq!(ctx("u:r:t:s0-s0"), ctx("u:r:t:s0"));
@@ -51,7 +51,7 @@ fn every_spelling_of_a_level_is_one_value() {
 }
 
 #[test]
-fn printing_is_canonical_and_is_what_the_kernel_prints() {
+fn svirt_03_printing_is_canonical_and_is_what_the_kernel_prints() {
     for (given, printed) in [
         ("u:r:t:s0:c2,c1", "u:r:t:s0:c1,c2"),
         ("u:r:t:s0-s0:c0.c1023", "u:r:t:s0-s0:c0.c1023"),
@@ -66,7 +66,7 @@ fn printing_is_canonical_and_is_what_the_kernel_prints() {
 }
 
 #[test]
-fn a_pair_has_two_different_categories_in_order() {
+fn svirt_07_a_pair_has_two_different_categories_in_order() {
     assert_eq!(CategoryPair::try_from((7, 7)), Err(ContextError::SameCategory(7)));
     let p = CategoryPair::try_from((900, 3)).unwrap();
     assert_eq!((p.low().number(), p.high().number()), (3, 900));
@@ -90,7 +90,7 @@ fn set(n: &BTreeSet<u16>) -> CategorySet {
 
 proptest! {
     #[test]
-    fn set_algebra_agrees_with_btreeset(a in numbers(), b in numbers()) {
+    fn svirt_03_set_algebra_agrees_with_btreeset(a in numbers(), b in numbers()) {
         let (sa, sb) = (set(&a), set(&b));
         prop_assert_eq!(sa.is_subset(&sb), a.is_subset(&b));
         prop_assert_eq!(sa.is_superset(&sb), a.is_superset(&b));
