@@ -138,13 +138,13 @@ remount -t vfat -o loop,context=system_u:object_r:casemate_content_t:s0 fat.img 
 want 0 run --rm --require enforced -q $(disk ,ro) -- true
 refused "does not let this runner use" $(disk '') -- true
 has 'context="system_u:object_r:casemate_image_t:s0:c' err
-remount -t vfat -o loop,context=system_u:object_r:casemate_image_t:s0:c900,c901 fat.img $mnt
+remount -t vfat -o 'loop,context="system_u:object_r:casemate_image_t:s0:c900,c901"' fat.img $mnt
 want 0 run --rm --require enforced -q $L $(disk '') -- sh -c 'echo hi > /dev/vdb'
 [ "$(head -c 2 $d)" = hi ] || fail "the guest could not write"
 refused "does not let this runner use" $(disk '') -- true
 # ext4 under context= keeps neither labels nor our memory of them
 truncate -s 16M ext.img; mkfs.ext4 -q -O ^has_journal ext.img
-remount -o loop,context=system_u:object_r:casemate_image_t:s0:c900,c901 ext.img $mnt
+remount -o 'loop,context="system_u:object_r:casemate_image_t:s0:c900,c901"' ext.img $mnt
 want 0 run --rm --require enforced -q $L $(disk '') -- true
 
 # rootcontext= only labels the root: files get, keep and give back labels of their own
@@ -166,10 +166,10 @@ ln -s $d link.img;         refused "symbolic link" $(at $PWD/link.img) -- true
 ln $d hard.img;            refused "hard links" $(disk '') -- true; rm hard.img
 mkdir dir; mkfifo fifo
 refused "is a directory" $(at $PWD/dir ,ro) -- true
-refused "is a FIFO" $(at $PWD/fifo ,ro) -- true
+refused "/fifo" $(at $PWD/fifo ,ro) -- true
 for device in /dev/null /dev/kvm /dev/net/tun; do
-    was=$(label_of $device); refused "$device" $(at $device ,ro) -- true
-    [ "$(label_of $device)" = "$was" ] || fail "$device was relabelled"
+    node=$(label_of $device); refused "$device" $(at $device ,ro) -- true
+    [ "$(label_of $device)" = "$node" ] || fail "$device was relabelled"
 done
 
 # a place by another name: SELinux would let the jailer label it, its place does not
@@ -206,8 +206,7 @@ fn block_device() -> Result<(), Failed> {
     job(r#"
 loop=$(losetup --show -f $d); trap 'setsebool casemate_use_host_disks off; losetup -d $loop' EXIT
 d=$loop; before=$(label_of $d)
-refused "may not be opened" $(disk '') -- true
-has fixed_disk_device_t err
+refused "setsebool -P casemate_use_host_disks on" $(disk '') -- true
 setsebool casemate_use_host_disks on
 want 0 run -d -q --require enforced --name cli-block $(disk '') -- sh -c 'echo hi > /dev/vdb; sync; sleep 1000'
 case $(label_of $d) in *:casemate_image_t:s0:c*,c*) ;; *) fail "the node carries $(label_of $d)" ;; esac
@@ -222,16 +221,13 @@ setsebool casemate_use_host_disks off; losetup -d $loop; trap - EXIT
 /// Perl, which every Debian has, speaks fcntl(2) and getsockopt(2).
 fn lock_and_sockets() -> Result<(), Failed> {
     job(r#"
-# F_OFD_SETLK, a write lock on one byte: 1 is libvirt's, 2 is nobody's
+# F_OFD_SETLK, a write lock on byte 1, as libvirt takes it. Our lock of the image covers that byte too and meets it first;
+# the record's own lock is shown in relabel_tests.
 hold_byte() { perl -e '$|=1; open(F, "+<", $ARGV[0]) or die; fcntl(F, 37, pack("s s x4 q q l x4", 1, 0, $ARGV[1], 1, 0)) or die $!; print "held\n"; sleep 100' $d $1 > held & holder=$!; eventually grep -q held held; }
 hold_byte 1
-refused "locked by another manager" $(disk '') -- true
+refused "in use by another" $(disk '') -- true
 kill $holder; wait $holder 2>/dev/null
-hold_byte 2
 want 0 run -d -q --name cli-lock $(disk '') -- sleep 1000
-kill $holder; wait $holder 2>/dev/null
-hold_byte 1 || fail "our lock is held beyond the change"
-kill $holder; wait $holder 2>/dev/null
 
 # the peer of whoever connects: the listener's type, at the connector's level
 seen=$(perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or die $!; print getsockopt(S, 1, 31)' /run/casemate/vms/cli-lock/vsock.sock | tr -d '\0')
@@ -266,7 +262,7 @@ d=$images/d.img; truncate -s 1M $d
 writer='n=0; while :; do n=$((n+1)); echo $n | dd of=/dev/vdb bs=512 count=1 conv=fsync 2>/dev/null && echo ok $n || echo BAD $n; sleep 0.2; done'
 writes() { casemate logs cli-rc 2>/dev/null | grep -c "^$1" ; }
 more() { n=$(writes $1); eventually sh -c "[ \$(casemate logs cli-rc 2>/dev/null | grep -c '^$1') -gt $n ]"; }
-attested() { casemate inspect --attest --format json cli-rc > attested 2>&1; grep -A4 '"label of ' attested | grep -o '"ok": *[a-z]*' | sort -u | grep -o 'true\|false'; }
+attested() { casemate inspect --attest --format json cli-rc > attested 2>&1; grep -A4 "\"label of $d\"" attested | grep -o '"ok": *[a-z]*' | sort -u | grep -o 'true\|false'; }
 
 # without: the label goes, the guest's writes fail, and an attestation says so
 want 0 run -d -q --name cli-rc $(disk '') -- sh -c "$writer"

@@ -241,10 +241,12 @@ impl<S: LabelStore> Relabeler<S> {
         };
         match self.change(&found, now, label, owner, before_change) {
             Ok((outcome, before)) => {
-                let relabelled = outcome == Outcome::Relabelled;
-                let held = found.held(label, outcome);
+                if outcome != Outcome::Relabelled {
+                    // the label that it really has, which may differ from the class's by its user
+                    return Ok(found.held(now, outcome));
+                }
                 // a lost original is `None`, whatever the object carries now
-                Ok(if relabelled { Held { before, ..held } } else { held })
+                Ok(Held { before, ..found.held(label, outcome) })
             }
             // what a user names is set, or the start fails
             Err(e) => match excuse(&e).filter(|_| *ask.choice == Choice::Class) {

@@ -154,6 +154,11 @@ fn svirt_20_32_content_that_is_labelled_already_is_not_touched() {
     let held = take(&store, &f, LabelClass::Content, pair(1, 2), &me("a")).unwrap();
     assert_eq!(held.outcome, Outcome::AlreadyRight);
     assert!(record(&store, &f).is_none());
+    // by another user it is right as well, and what is told is what it carries: an attestation compares with it
+    let carried = "unconfined_u:object_r:casemate_content_t:s0";
+    let f = image(&store, Some(carried));
+    let held = take(&store, &f, LabelClass::Content, pair(1, 2), &me("a")).unwrap();
+    assert_eq!((held.outcome, held.label.to_string()), (Outcome::AlreadyRight, carried.to_owned()));
 }
 
 #[test]
