@@ -101,6 +101,7 @@ has hi out
 /// FAT has no mkfs in L1: a boot sector and the head of its table are enough for an empty one.
 fn labelless() -> Result<(), Failed> {
     job(r#"
+modprobe -a loop vfat
 truncate -s 32M fat.img
 at() { dd of=fat.img bs=1 seek=$1 conv=notrunc 2>/dev/null; }
 printf '\353\074\220MSWIN4.1\000\002\010\001\000\001\000\002\000\000\370\040\000\077\000\377\000\000\000\000\000\000\000\001\000' | at 0
@@ -204,7 +205,7 @@ umount $PWD/bound; umount $PWD/ro; rm -f /etc/cli-objects.img /root/.cli-objects
 
 fn block_device() -> Result<(), Failed> {
     job(r#"
-loop=$(losetup --show -f $d); trap 'setsebool casemate_use_host_disks off; losetup -d $loop' EXIT
+modprobe loop; loop=$(losetup --show -f $d); trap 'setsebool casemate_use_host_disks off; losetup -d $loop' EXIT
 d=$loop; before=$(label_of $d)
 refused "setsebool -P casemate_use_host_disks on" $(disk '') -- true
 setsebool casemate_use_host_disks on
@@ -273,6 +274,9 @@ case $(label_of $d) in *:casemate_image_t:*) fail "nothing to prevent: $(label_o
 more BAD
 [ "$(attested)" = false ] || fail "not noticed: $(cat attested)"
 want 0 casemate rm -f cli-rc
+# restorecon keeps the level: what is left looks like another manager's, and the next start says so
+want 125 run --rm -q $(disk '') -- true; has "restorecon -F $d" err
+restorecon -F $d
 
 # with: the remedy that `policy status` prints
 casemate policy status > status; remedy=$(sed -n 's/.*: \(printf .*\)/\1/p' status)
