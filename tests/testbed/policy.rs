@@ -130,7 +130,7 @@ has "removed $shipped modules" out; has "apart: no" out
 [ $(modules) = 0 ] || fail "$(semodule -lfull | grep casemate)"
 case $(stat -c %C /usr/libexec/casemate/casemate-jailer) in *casemate*|*unlabeled*) fail "$(stat -c %C /usr/libexec/casemate/casemate-jailer)" ;; esac
 want 125 casemate policy check
-has "lacks casemate" err
+has "casemate module is not loaded" err
 want 125 run --rm -q -- true
 want 125 casemate policy remove
 has "not installed" err
