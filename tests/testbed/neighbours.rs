@@ -56,7 +56,8 @@ gone() {
     rm -f $images/nb-*.img
 }
 fail() { echo "FAILED: $*"; cat out err 2>/dev/null | tail -20; gone; exit 1; }
-service() { runcon system_u:system_r:initrc_t:s0 /bin/sh -c 'exec "$@" >/tmp/service.out 2>&1 </dev/null' sh "$@"; e=$?; cat /tmp/service.out; return $e; }
+# podman_t may write to its service's pipe and not to its service's files
+service() { runcon system_u:system_r:initrc_t:s0 /bin/sh -c '{ "$@" 2>&1 </dev/null; echo $? >/tmp/service.rc; } | cat >/tmp/service.out' sh "$@"; cat /tmp/service.out; return $(cat /tmp/service.rc); }
 images=/var/lib/libvirt/images
 libvirt() {
     name=$1; label=${2:-}; disk=${3:-$images/$name.img}
@@ -168,7 +169,7 @@ taken s0:c7,c9 c7,c9; taken s0:c9 c7,c9; taken s0:c7,c9,c11 c7,c9; taken s0:c20,
 want 0 virsh destroy nb-l
 want 0 run --rm -q --name nb-x --selinux-level s0:c7,c9 -- true
 # defined only: it may be started at any time
-libvirt nb-d "$(static s0:c30,c31)" >out 2>err || fail create; want 0 virsh define nb-d.xml; want 0 virsh destroy nb-d
+libvirt nb-d "$(static s0:c30,c31)" >out 2>err || fail create; want 0 virsh destroy nb-d; want 0 virsh define nb-d.xml
 taken s0:c30,c31 libvirt
 # stopped, not removed: its files carry the level
 want 0 service podman stop -t 0 nb-c; taken s0:c20,c21 c20,c21
@@ -188,7 +189,7 @@ fn disks_in_use() -> Result<(), Failed> {
         r#"
 want 0 libvirt nb-l; xattrs $images/nb-l.img > before
 want 125 run --rm -q --name nb-x --disk id=d,path=$images/nb-l.img,format=raw -- true
-has "in use by another VM" err
+has "in use by QEMU" err
 xattrs $images/nb-l.img | cmp - before || fail "a refused disk was touched"
 want 0 virsh destroy nb-l
 # and ours, by libvirt, whose start fails before it changes a label

@@ -27,6 +27,7 @@ field() { grep -o "\"$1\": *\(\"[^\"]*\"\|[a-z0-9]*\)" | sed 's/^[^:]*: *//; s/"
 is() { case "$1" in $2) ;; *) fail "$1 is not $2" ;; esac; }
 ours() { casemate inspect --format json $1 | grep -A1 '"runner"' | grep -o '"pid": *[0-9]*' | grep -o '[0-9]*'; }
 label_of() { tr -d '\0' < /proc/$1/attr/current; }
+casemate ps -aq | grep '^pr-' | xargs -r casemate rm -f >/dev/null 2>&1
 "#;
 
 fn hold(body: &str) -> Result<(), Failed> {
@@ -88,7 +89,7 @@ rm $dir/virtual_image_context; refused "virtual_image_context does not exist"
 # a type that is there but is not held back by categories
 echo unconfined_u:unconfined_r:unconfined_t:s0 > $dir/virtual_domain_context; refused "categories do not separate it"
 # one that is held back, and that the caller's role may not have
-echo system_u:system_r:qemu_t:s0 > $dir/virtual_domain_context; refused "unconfined_r may not have the type qemu_t: start as a system service"
+echo system_u:system_r:qemu_t:s0 > $dir/virtual_domain_context; refused "the role unconfined_r may not have the type qemu_t"
 grep -v ro_file saved/lxc_contexts > $dir/lxc_contexts
 want 125 casemate plan --selinux-profile container $ROOT -- true; has "has no 'ro_file'" out; back
 want 0 casemate plan --selinux-profile svirt $ROOT -- true
@@ -166,7 +167,7 @@ row device-good        0   -        $plain "$good" same ",label=$good" --selinux
 row device-foreign     125 d.img    $plain - same ",label=$other" --selinux-level s0:c7,c9
 row device-other-type  125 d.img    $plain - same ",label=system_u:object_r:virt_image_t:s0:c7,c9" --selinux-level s0:c7,c9
 row device-garbage     125 label    $plain - same ",label=svirt_image_t"
-row device-nosuch      125 d.img    $plain - same ",label=system_u:object_r:nosuch_t:s0:c7,c9" --selinux-level s0:c7,c9
+row device-nosuch      125 nosuch_t $plain - same ",label=system_u:object_r:nosuch_t:s0:c7,c9" --selinux-level s0:c7,c9
 row device-keep-good   0   -        $good  "$good" same ,relabel=no --selinux-level s0:c7,c9
 row device-keep-bad    125 d.img    $plain - same ,relabel=no --selinux-level s0:c7,c9
 # what is given back, by access: exclusive as it was, content and shared too, once nobody holds it
