@@ -98,7 +98,7 @@ fn garbage() -> Result<(), Failed> {
     let host = Host::new()?;
     let (mut vm, name) = spinning(&host)?;
     let giant = vec![0xff; 100_000];
-    for bytes in [&[0xff_u8; 9][..], &[6], &[0, 0], b"{\"kill\":1}", &giant] {
+    for bytes in [&[0xff_u8; 9][..], &[0x7f], &[0, 0], b"{\"kill\":1}", &giant] {
         let control = vm.control(&name)?;
         send(&control, bytes, SendFlags::NOSIGNAL)?;
         let told = control.receive::<Response>();

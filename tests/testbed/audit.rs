@@ -107,12 +107,16 @@ fn sesearch(policy: &Policy, family: &Family, file: &Path) -> Result<BTreeSet<St
         };
         let target = head.split_whitespace().nth(1).ok_or("a rule without target")?;
         let (class, permissions) = permissions.split_once(' ').ok_or("a rule without permissions")?;
-        let words = permissions.split([' ', '{', '}', ';']).filter(|word| !word.is_empty());
-        // A conditional rule ends with its expression in brackets; only what holds now counts.
-        let words: Vec<&str> = words.take_while(|word| !word.starts_with('[')).collect();
-        if line.ends_with(":False") || line.contains("]:True") && line.contains("[ !") {
-            continue;
+        // A conditional rule ends with its boolean and the value for which it holds: only what holds now counts.
+        let (permissions, condition) = permissions.split_once(';').ok_or("a rule without an end")?;
+        if let Some((name, value)) = condition.trim().strip_prefix('[').and_then(|c| c.split_once("]:")) {
+            let now = policy.facts().booleans.get(name.trim());
+            let now = now.ok_or_else(|| format!("a condition that is not one boolean: {line}"))?;
+            if *now != (value == "True") {
+                continue;
+            }
         }
+        let words: Vec<&str> = permissions.split([' ', '{', '}']).filter(|word| !word.is_empty()).collect();
         let targets: Vec<&str> =
             if target == "self" { vec![&family.runner] } else { policy.facts().types_of(target).collect() };
         for type_ in targets {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use casemate_confine::objects::Object;
+use casemate_confine::objects::{Act, Object};
 use casemate_confine::trial::Outcome;
 use casemate_label::mode::SelinuxFs;
 use serde::Serialize;
@@ -15,6 +15,8 @@ use super::{Skipped, denied};
 use crate::error::StepFailed;
 
 const STEP: &str = "compare with the policy";
+/// As a bit of a set (`linux/capability.h`).
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
 
 /// What a subject's policy and the kernel say of one attempt.
 #[derive(Debug, Clone, Serialize)]
@@ -81,11 +83,18 @@ impl Judge<'_> {
     /// All rows whose object there is, and why there are no others.
     pub fn rows(&self) -> Result<(Vec<Row>, Vec<Skipped>), StepFailed> {
         let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+        let caps = casemate_sys::cred::capabilities().map_err(|e| StepFailed::stage(STEP, e))?;
+        let may_read_limits = caps.effective & CAP_SYS_RESOURCE != 0;
         for (at, spec) in TABLE.iter().enumerate() {
             match self.columns.all.cross.get(at).and_then(Option::as_ref) {
                 Some(_) if spec.way == Way::Inherited && self.family.subject.is_none() => {
                     let why =
                         "of all layers only SELinux looks at what is inherited at exec; this host has none".into();
+                    skipped.push(Skipped { attempt: format!("{}: {}", spec.class, spec.what), why });
+                }
+                Some(_) if spec.act == Act::Limit && !may_read_limits => {
+                    // Without it nobody reads another uid's limits (kernel/sys.c, check_prlimit_permission).
+                    let why = "root has no CAP_SYS_RESOURCE here, so it is denied without any layer".into();
                     skipped.push(Skipped { attempt: format!("{}: {}", spec.class, spec.what), why });
                 }
                 Some(_) => rows.push(self.row(at, spec)?),
