@@ -74,21 +74,21 @@ has "posture enforced (selinux container c" err; has "container_kvm_t may do mor
 fn files() -> Result<(), Failed> {
     hold(
         r#"
-dir=/etc/selinux/default/contexts; cp -a $dir saved
-back() { cp saved/virtual_domain_context saved/virtual_image_context saved/lxc_contexts $dir/; }
+at=/etc/selinux/default/contexts; cp -a $at saved
+back() { cp saved/virtual_domain_context saved/virtual_image_context saved/lxc_contexts $at/; }
 fail() { echo "FAILED: $*"; cat out err 2>/dev/null | tail -20; back; exit 1; }
 refused() { want 125 casemate plan --selinux-profile svirt $ROOT -- true; has "SELinux profile svirt was asked for and cannot be used" out; has "$1" out
     want 125 run --rm -q --name pr-x --selinux-profile svirt --allow-reduced test -- true; has "$1" err; back; }
-echo system_u:system_r:nosuch_t:s0 > $dir/virtual_domain_context; refused "the policy lacks nosuch_t"
-echo svirt_t > $dir/virtual_domain_context; refused "virtual_domain_context:1: context"
-echo system_u:system_r:svirt_t:s0 >> $dir/virtual_domain_context; echo system_u:system_r:nosuch_t:s0 >> $dir/virtual_domain_context; refused "virtual_domain_context:3: a third context"
-printf 'system_u:system_r:svirt_t:s0\nsystem_u:system_r:svirt_tcg_t:s0\n' > $dir/virtual_domain_context; refused "system_u:system_r:svirt_tcg_t:s0, which the kernel refuses"
-rm $dir/virtual_image_context; refused "virtual_image_context does not exist"
+echo system_u:system_r:nosuch_t:s0 > $at/virtual_domain_context; refused "the policy lacks nosuch_t"
+echo svirt_t > $at/virtual_domain_context; refused "virtual_domain_context:1: context"
+echo system_u:system_r:svirt_t:s0 >> $at/virtual_domain_context; echo system_u:system_r:nosuch_t:s0 >> $at/virtual_domain_context; refused "virtual_domain_context:3: a third context"
+printf 'system_u:system_r:svirt_t:s0\nsystem_u:system_r:svirt_tcg_t:s0\n' > $at/virtual_domain_context; refused "system_u:system_r:svirt_tcg_t:s0, which the kernel refuses"
+rm $at/virtual_image_context; refused "virtual_image_context does not exist"
 # a type that is there but is not held back by categories
-echo unconfined_u:unconfined_r:unconfined_t:s0 > $dir/virtual_domain_context; refused "categories do not separate it"
+echo unconfined_u:unconfined_r:unconfined_t:s0 > $at/virtual_domain_context; refused "categories do not separate it"
 # one that is held back, and that the caller's role may not have
-echo system_u:system_r:qemu_t:s0 > $dir/virtual_domain_context; refused "the role unconfined_r may not have the type qemu_t"
-grep -v ro_file saved/lxc_contexts > $dir/lxc_contexts
+echo system_u:system_r:qemu_t:s0 > $at/virtual_domain_context; refused "the role unconfined_r may not have the type qemu_t"
+grep -v ro_file saved/lxc_contexts > $at/lxc_contexts
 want 125 casemate plan --selinux-profile container $ROOT -- true; has "has no 'ro_file'" out; back
 want 0 casemate plan --selinux-profile svirt $ROOT -- true
 "#,

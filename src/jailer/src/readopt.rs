@@ -30,7 +30,9 @@ pub fn take_up(journal: &Path, ledger: &Ledger, dry_run: bool) -> Result<Vec<Str
         if !lives() {
             break;
         }
-        agrees(key, pid)?;
+        if !agrees(key, pid, holder.pid)? {
+            break;
+        }
         let known = ledger.holder(key).map_err(|e| StepFailed::stage(STAGE, e))?;
         if known.is_some_and(|lease| lease.owner == *holder) {
             continue;
@@ -53,16 +55,20 @@ pub fn take_up(journal: &Path, ledger: &Ledger, dry_run: bool) -> Result<Vec<Str
     Ok(took_up)
 }
 
-/// The runner has the level that the journal says.
-fn agrees(key: &LeaseKey, pid: u32) -> Result<(), StepFailed> {
-    let Some(set) = key.categories() else { return Ok(()) };
+/// Has the runner the level that the journal says? False before its exec, while it still has its warden's label: then
+/// the sandbox is only starting.
+fn agrees(key: &LeaseKey, pid: u32, warden: u32) -> Result<bool, StepFailed> {
+    let Some(set) = key.categories() else { return Ok(true) };
     if SelinuxFs::here().map_err(|e| StepFailed::stage(STAGE, e))?.is_none() {
-        return Ok(());
+        return Ok(true);
     }
-    let label =
-        VerifiedProc::open_host().and_then(|proc| proc.label_of(pid)).map_err(|e| StepFailed::stage(STAGE, e))?;
+    let proc = VerifiedProc::open_host().map_err(|e| StepFailed::stage(STAGE, e))?;
+    let label = proc.label_of(pid).map_err(|e| StepFailed::stage(STAGE, e))?;
     if label.range().is_some_and(|range| range.high().categories == set) {
-        return Ok(());
+        return Ok(true);
+    }
+    if proc.label_of(warden).is_ok_and(|of_warden| of_warden == label) {
+        return Ok(false);
     }
     let why = format!("its runner, process {pid}, has {label}, and its journal says {key}; stop this sandbox");
     Err(StepFailed::because(STAGE, why))
