@@ -12,7 +12,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         Trial::test("svirt_14_15_40_41_43_49: every rule of the module grants, and its twin is denied", twins),
         Trial::test("svirt_50: what a guest prints fills rings of fixed size, with its pair", loud),
-        Trial::test("policy: install over a version, downgrade, remove, install again", life).with_ignored_flag(true),
+        Trial::test("policy: install over a version, downgrade, remove, install again", life),
     ]
 }
 
