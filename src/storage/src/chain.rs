@@ -9,8 +9,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use thiserror::Error;
 
-use crate::BlockBackend;
 use crate::qcow2::{self, Emptied, Extent, Header, Image};
+use crate::{BlockBackend, check_read, check_write};
 
 /// Images of one disk, at most.
 pub const CHAIN_MAX: usize = 16;
@@ -87,20 +87,6 @@ impl ChainDisk {
         }
         let size = layers.first().map_or(0, Layer::size);
         Ok(Self { layers, size, read_only })
-    }
-
-    fn check(&self, offset: u64, len: u64) -> io::Result<()> {
-        match offset.checked_add(len) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => Err(ErrorKind::InvalidInput.into()),
-        }
-    }
-
-    fn check_write(&self, offset: u64, len: u64) -> io::Result<()> {
-        if self.read_only {
-            return Err(ErrorKind::ReadOnlyFilesystem.into());
-        }
-        self.check(offset, len)
     }
 
     fn top(&mut self) -> io::Result<&mut Image> {
@@ -255,12 +241,12 @@ impl BlockBackend for ChainDisk {
     }
 
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.check(offset, buf.len() as u64)?;
+        check_read(self, offset, buf.len() as u64)?;
         read(&mut self.layers, offset, buf)
     }
 
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.check_write(offset, buf.len() as u64)?;
+        check_write(self, offset, buf.len() as u64)?;
         let (mut at, mut rest) = (offset, buf);
         while !rest.is_empty() {
             let top = self.top()?;
@@ -289,7 +275,7 @@ impl BlockBackend for ChainDisk {
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.check_write(offset, len)?;
+        check_write(self, offset, len)?;
         // Holes stay holes: what is below them is the guest's to discard only by writing.
         self.each_cluster(offset, len, false, |disk, extent, at, run| {
             if !disk.is_whole(at, run)? {
@@ -305,7 +291,7 @@ impl BlockBackend for ChainDisk {
     }
 
     fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.check_write(offset, len)?;
+        check_write(self, offset, len)?;
         let alone = self.layers.len() == 1;
         self.each_cluster(offset, len, !alone, |disk, extent, at, run| {
             if matches!(extent, Extent::Zero { .. }) {

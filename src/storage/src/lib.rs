@@ -17,7 +17,7 @@ pub use chain::{CHAIN_MAX, ChainDisk, ChainError, Format};
 pub use lock::{LockError, LockMode, foreign_lock, lock_image, lock_metadata, unlock_metadata};
 pub use raw::{OpenError, RawDisk};
 
-use std::io;
+use std::io::{self, ErrorKind};
 
 /// The unit of the virtio block protocol and of every size here.
 pub const SECTOR: u64 = 512;
@@ -41,4 +41,20 @@ pub trait BlockBackend: Send {
     fn close(&mut self) -> io::Result<()> {
         if self.is_read_only() { Ok(()) } else { self.flush() }
     }
+}
+
+/// The range lies within the disk.
+fn check_read(disk: &impl BlockBackend, offset: u64, len: u64) -> io::Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= disk.size() => Ok(()),
+        _ => Err(ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// The range lies within the disk, and the disk may be written.
+fn check_write(disk: &impl BlockBackend, offset: u64, len: u64) -> io::Result<()> {
+    if disk.is_read_only() {
+        return Err(ErrorKind::ReadOnlyFilesystem.into());
+    }
+    check_read(disk, offset, len)
 }

@@ -4,14 +4,14 @@
 //! for the runner. A regular file is never extended: what lies past the size found at the start is refused.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::{BlockBackend, SECTOR};
+use crate::{BlockBackend, SECTOR, check_read, check_write};
 
 /// Zeroes for file systems that cannot make them by themselves.
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -64,20 +64,6 @@ impl RawDisk {
         Ok(Self { file, size, read_only, no_punch: false, no_zero_range: false })
     }
 
-    fn check(&self, offset: u64, len: u64) -> io::Result<()> {
-        match offset.checked_add(len) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => Err(ErrorKind::InvalidInput.into()),
-        }
-    }
-
-    fn check_write(&self, offset: u64, len: u64) -> io::Result<()> {
-        if self.read_only {
-            return Err(ErrorKind::ReadOnlyFilesystem.into());
-        }
-        self.check(offset, len)
-    }
-
     /// KEEP_SIZE: an image truncated under us must not grow back, full of holes.
     fn punch(&mut self, offset: u64, len: u64) -> io::Result<bool> {
         if self.no_punch || len == 0 {
@@ -126,12 +112,12 @@ impl BlockBackend for RawDisk {
     }
 
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.check(offset, buf.len() as u64)?;
+        check_read(self, offset, buf.len() as u64)?;
         self.file.read_exact_at(buf, offset)
     }
 
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.check_write(offset, buf.len() as u64)?;
+        check_write(self, offset, buf.len() as u64)?;
         self.file.write_all_at(buf, offset)
     }
 
@@ -140,12 +126,12 @@ impl BlockBackend for RawDisk {
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.check_write(offset, len)?;
+        check_write(self, offset, len)?;
         self.punch(offset, len).map(drop)
     }
 
     fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.check_write(offset, len)?;
+        check_write(self, offset, len)?;
         if (unmap && self.punch(offset, len)?) || self.zero_range(offset, len)? {
             return Ok(());
         }

@@ -155,56 +155,37 @@ impl Policy {
 
     /// What `source` may do to `target` of `class`, every constraint applied.
     pub fn access(&self, source: &str, target: &str, class: &str) -> Result<Access, PolicyError> {
-        let permissions = self.facts.classes.get(class);
-        let permissions = permissions.ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
-        let answer = sepol::with(self.id, &self.image, |server| {
-            let asked = |context: &str| PolicyError::Context(context.to_owned());
-            let from = server.sid(source).ok_or_else(|| asked(source))?;
-            let to = server.sid(target).ok_or_else(|| asked(target))?;
-            let number = server.class(class).ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
-            let none = || PolicyError::NoDecision(format!("{source} on {target}, {class}"));
-            let allowed = server.decide(from, to, number, 0, false).ok_or_else(none)?.allowed;
+        let permissions = self.permissions(class)?;
+        self.asked(source, target, class, |asked| {
+            let allowed = asked.decide(0, false)?.allowed;
             let mut access = Access { allowed: Vec::new(), refused: Vec::new() };
             for permission in permissions {
-                let Some(bit) = server.permission(number, permission) else { continue };
+                let Some(bit) = asked.server.permission(asked.class, permission) else { continue };
                 if allowed & bit != 0 {
                     access.allowed.push(permission.clone());
                     continue;
                 }
-                let reason = server.decide(from, to, number, bit, false).ok_or_else(none)?.reason;
+                let reason = asked.decide(bit, false)?.reason;
                 let by_rule = reason & sepol::BY_TYPE_ENFORCEMENT != 0;
                 let by_constraint = reason & sepol::BY_CONSTRAINT != 0;
                 let refusal = if by_constraint && !by_rule { Refusal::Constraint } else { Refusal::TypeEnforcement };
                 access.refused.push((permission.clone(), refusal));
             }
             Ok(access)
-        });
-        answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
+        })
     }
 
     /// The allowed permissions alone: one decision instead of one for each permission.
     pub fn allowed(&self, source: &str, target: &str, class: &str) -> Result<Vec<&str>, PolicyError> {
-        let permissions = self.facts.classes.get(class);
-        let permissions = permissions.ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
-        let answer = sepol::with(self.id, &self.image, |server| {
-            let asked = |context: &str| PolicyError::Context(context.to_owned());
-            let from = server.sid(source).ok_or_else(|| asked(source))?;
-            let to = server.sid(target).ok_or_else(|| asked(target))?;
-            let number = server.class(class).ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
-            let decision = server.decide(from, to, number, 0, false);
-            let decision = decision.ok_or_else(|| PolicyError::NoDecision(format!("{source} on {target}, {class}")))?;
-            if decision.allowed == 0 {
+        let permissions = self.permissions(class)?;
+        self.asked(source, target, class, |asked| {
+            let allowed = asked.decide(0, false)?.allowed;
+            if allowed == 0 {
                 return Ok(Vec::new());
             }
-            let mut allowed = Vec::new();
-            for permission in permissions {
-                if server.permission(number, permission).is_some_and(|bit| decision.allowed & bit != 0) {
-                    allowed.push(permission.as_str());
-                }
-            }
-            Ok(allowed)
-        });
-        answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
+            let granted = |p: &&String| asked.server.permission(asked.class, p).is_some_and(|bit| allowed & bit != 0);
+            Ok(permissions.iter().filter(granted).map(String::as_str).collect())
+        })
     }
 
     /// The constraints that refuse a permission, in libsepol's words.
@@ -215,16 +196,50 @@ impl Policy {
         class: &str,
         permission: &str,
     ) -> Result<Option<String>, PolicyError> {
+        self.asked(source, target, class, |asked| {
+            let bit = asked.server.permission(asked.class, permission);
+            let bit = bit.ok_or_else(|| PolicyError::Unknown(format!("the permission {permission}")))?;
+            Ok(asked.decide(bit, true)?.words)
+        })
+    }
+
+    fn permissions(&self, class: &str) -> Result<&[String], PolicyError> {
+        let known = self.facts.classes.get(class).map(Vec::as_slice);
+        known.ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))
+    }
+
+    /// Puts questions about one source, target and class to the server that holds this policy.
+    fn asked<T>(
+        &self,
+        source: &str,
+        target: &str,
+        class: &str,
+        ask: impl FnOnce(&mut Question<'_>) -> Result<T, PolicyError>,
+    ) -> Result<T, PolicyError> {
         let answer = sepol::with(self.id, &self.image, |server| {
-            let asked = |context: &str| PolicyError::Context(context.to_owned());
-            let from = server.sid(source).ok_or_else(|| asked(source))?;
-            let to = server.sid(target).ok_or_else(|| asked(target))?;
-            let unknown = |what: &str| PolicyError::Unknown(what.to_owned());
-            let number = server.class(class).ok_or_else(|| unknown(class))?;
-            let bit = server.permission(number, permission).ok_or_else(|| unknown(permission))?;
-            Ok(server.decide(from, to, number, bit, true).and_then(|decision| decision.words))
+            let context = |context: &str| PolicyError::Context(context.to_owned());
+            let from = server.sid(source).ok_or_else(|| context(source))?;
+            let to = server.sid(target).ok_or_else(|| context(target))?;
+            let number = server.class(class).ok_or_else(|| PolicyError::Unknown(format!("the class {class}")))?;
+            let none = || PolicyError::NoDecision(format!("{source} on {target}, {class}"));
+            ask(&mut Question { server, from, to, class: number, none: &none })
         });
         answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
+    }
+}
+
+/// One source, target and class, as the server numbers them.
+struct Question<'a> {
+    server: &'a mut sepol::Server,
+    from: u32,
+    to: u32,
+    class: u16,
+    none: &'a dyn Fn() -> PolicyError,
+}
+
+impl Question<'_> {
+    fn decide(&mut self, requested: u32, words: bool) -> Result<sepol::Decision, PolicyError> {
+        self.server.decide(self.from, self.to, self.class, requested, words).ok_or_else(self.none)
     }
 }
 
