@@ -73,6 +73,8 @@ pub struct Subject {
 /// Posture and resources of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
+    /// `planned`, `starting`, `running`, `paused`, `exited`, `lost` (its warden died without cleaning up).
+    pub phase: String,
     /// `enforced`, `hardened`, `reduced`.
     pub posture: String,
     pub allow_reduced: Option<String>,
@@ -181,6 +183,9 @@ pub struct Fd {
     pub planned: Option<String>,
     /// Label of the object.
     pub label: Option<String>,
+    /// Device and inode number, where they could be read: two descriptors with the same are of one object. Anonymous
+    /// inodes all have the same.
+    pub object: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,11 +201,12 @@ pub struct Memory {
     pub writable_executable: Vec<String>,
     /// Bits as in core(5).
     pub coredump_filter: Option<u64>,
-    /// The process's own /proc entries are root's: it is not dumpable (prctl(2) PR_SET_DUMPABLE).
-    pub dumpable: bool,
+    /// Its /proc entries are its own, not root's: others of its uid may trace it (prctl(2) PR_SET_DUMPABLE). Unseen of a
+    /// process of root's, where both look alike.
+    pub dumpable: Known<bool>,
     /// Bytes that may not be swapped.
     pub locked: u64,
-    /// Position-independent program, stack not executable, as its mappings show.
+    /// As its mappings show.
     pub executable_stack: bool,
 }
 
@@ -237,6 +243,8 @@ pub struct Object {
     /// Label that it must have while the VM runs.
     pub wanted: Option<String>,
     pub inode: Known<Inode>,
+    /// The path still leads to the object that the VM has open; `None` where nothing runs.
+    pub unchanged: Option<Known<bool>>,
     /// Others than root may write it, or replace it in its directory: who, in a sentence.
     pub writable_by: Known<Vec<String>>,
 }

@@ -30,6 +30,8 @@ pub fn record(name: &str) -> SandboxRecord {
         findings: vec![],
         cgroups: vec![],
         landlock_abi: 7,
+        descriptors: vec![],
+        rlimits: std::collections::BTreeMap::new(),
         timings: vec![],
         exit: None,
     }

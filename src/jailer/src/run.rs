@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use casemate_label::{Attribute, Profile, VerifiedProc, mode};
-use casemate_plan::{Action, BoundFd, HostConfig, Layer, Plan, Role, RolePlan, names, plan};
+use casemate_plan::{Action, BoundFd, FdAccess, HostConfig, Layer, Plan, Role, RolePlan, names, plan};
 use casemate_spec::{PolicyChange, Posture, SandboxId, SandboxSpec};
 use casemate_sys::process::{Child, CloneOptions, Cloned, clone3};
 use casemate_sys::{fds, memfd, path, procfs, signal};
@@ -284,7 +284,7 @@ fn warden(
     signals: OwnedFd,
 ) -> Result<Warden, (StepFailed, Child)> {
     let made = (|| {
-        let record = record(spec, plan, start, &child)?;
+        let record = record(spec, plan, &role, start, &child)?;
         start.dir.write_record(STATE, &record)?;
         start.watch.lap("write the sandbox's record");
         let attest = attest::outside(plan, role, start, child.pid())?;
@@ -324,7 +324,13 @@ fn warden(
     }
 }
 
-fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> Result<SandboxRecord, StepFailed> {
+fn record(
+    spec: &SandboxSpec,
+    plan: &Plan,
+    role: &RolePlan,
+    start: &mut Start,
+    child: &Child,
+) -> Result<SandboxRecord, StepFailed> {
     const STAGE: &str = "write the sandbox's record";
     let failed = |e: casemate_sys::Error| StepFailed::stage(STAGE, e);
     let proc = procfs::Proc::host().map_err(failed)?;
@@ -364,9 +370,22 @@ fn record(spec: &SandboxSpec, plan: &Plan, start: &mut Start, child: &Child) -> 
             .map(|c| c.paths().iter().map(|p| p.display().to_string()).collect())
             .unwrap_or_default(),
         landlock_abi: plan.landlock_abi,
+        descriptors: role.fds.iter().map(descriptor).collect(),
+        rlimits: plan.rlimits.iter().map(|limit| (limit.name.clone(), limit.value)).collect(),
         timings: Vec::new(),
         exit: None,
     })
+}
+
+fn descriptor(fd: &BoundFd) -> record::Descriptor {
+    record::Descriptor {
+        number: fd.number,
+        name: fd.name.clone(),
+        read: fd.access != FdAccess::WriteOnly,
+        write: fd.access != FdAccess::ReadOnly,
+        dev: fd.dev,
+        ino: fd.ino,
+    }
 }
 
 /// As the facts were that the plan was made from; asked once more before Go.

@@ -1,6 +1,8 @@
 //! What is kept of a sandbox: `state.json` while it lives, `exit.json` after, in `RUN/vms/<name>/`.
 //! Written by the warden by rename, read by clients; versioned, unknown fields refused.
 
+use std::collections::BTreeMap;
+
 use casemate_spec::{PolicyChange, Posture};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,20 @@ pub struct ObjectLabel {
     pub before: Option<String>,
     pub during: Option<String>,
     pub after: Option<String>,
+}
+
+/// A descriptor of the runner's, as planned and opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Descriptor {
+    pub number: i32,
+    /// As in the plan: `kvm`, `disk.root`.
+    pub name: String,
+    pub read: bool,
+    pub write: bool,
+    /// As fstat(2) shows them.
+    pub dev: u64,
+    pub ino: u64,
 }
 
 /// One line of a proof: what the plan says of a layer, and what was seen.
@@ -98,6 +114,12 @@ pub struct SandboxRecord {
     /// cgroup directories.
     pub cgroups: Vec<String>,
     pub landlock_abi: u32,
+    /// The runner's planned descriptors, as opened.
+    #[serde(default)]
+    pub descriptors: Vec<Descriptor>,
+    /// Limits that the runner was given, soft and hard alike, by name as `nofile`.
+    #[serde(default)]
+    pub rlimits: BTreeMap<String, u64>,
     /// What each step took; complete at the end.
     #[serde(default)]
     pub timings: Vec<Timing>,
