@@ -2,8 +2,10 @@
 //!
 //! Trust: judges what the fd *is* (kind, links, place), never what it was called. Called by `relabel`.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,7 +42,7 @@ pub const DENIED_ROOTS: &[&str] = &[
 /// The path the kernel has for an fd. Only ever used to judge and to report.
 pub(crate) fn place_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()).ok()?;
-    let path = PathBuf::from(link.into_string().ok()?);
+    let path = PathBuf::from(OsString::from_vec(link.into_bytes()));
     path.is_absolute().then_some(path)
 }
 
@@ -76,8 +78,10 @@ pub(crate) fn judge(fd: BorrowedFd<'_>, path: &Path) -> Result<Object, RelabelEr
         FileType::BlockDevice => ObjectKind::BlockDevice,
         other => return Err(RelabelError::Kind { path: path.into(), found: kind_name(other) }),
     };
-    let place = place_of(fd).unwrap_or_else(|| path.to_owned());
-    let names = [place.clone()].into_iter().chain(crate::places::others(fd, &place));
+    let unknown = |e| io_error(path, "tell", "other names", e);
+    let place = place_of(fd).ok_or_else(|| unknown(io::Error::other("the kernel has no path for it")))?;
+    let others = crate::places::others(fd, &place).map_err(unknown)?;
+    let names = [place.clone()].into_iter().chain(others);
     let denied = names.filter_map(|name| denied_root(&name, kind)).next();
     match denied {
         Some(root) => Err(RelabelError::Denied { path: place, root }),

@@ -3,20 +3,28 @@
 //! Trust: the kernel's own table of mounts (proc_pid_mountinfo(5)). Called by `guard`.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
-/// Where else in this mount namespace the object at `place` can be seen. Empty where the kernel does not tell.
-pub(crate) fn others(fd: BorrowedFd<'_>, place: &Path) -> Vec<PathBuf> {
-    let Ok(stat) = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) else { return Vec::new() };
-    if !StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID) {
-        return Vec::new();
+/// Where else in this mount namespace the object at `place` can be seen. An error where that cannot be told: a name that
+/// was not looked at may lie in a denied tree.
+pub(crate) fn others(fd: BorrowedFd<'_>, place: &Path) -> io::Result<Vec<PathBuf>> {
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let id = mount_id(stat.stx_mask, stat.stx_mnt_id)?;
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    others_in(&table, id, place)
+}
+
+/// The kernel fills in what it knows, and says so in the mask.
+fn mount_id(mask: u32, id: u64) -> io::Result<u64> {
+    match StatxFlags::from_bits_retain(mask).contains(StatxFlags::MNT_ID) {
+        true => Ok(id),
+        false => Err(io::Error::other("statx(2) tells no mount of it (Linux 5.8 does)")),
     }
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    others_in(&table, stat.stx_mnt_id, place)
 }
 
 struct Mount {
@@ -28,15 +36,36 @@ struct Mount {
     at: PathBuf,
 }
 
-fn others_in(table: &[u8], id: u64, place: &Path) -> Vec<PathBuf> {
-    let mounts: Vec<Mount> = table.split(|b| *b == b'\n').filter_map(parse).collect();
-    let Some(here) = mounts.iter().find(|m| m.id == id) else { return Vec::new() };
-    let Ok(below) = place.strip_prefix(&here.at) else { return Vec::new() };
+fn others_in(table: &[u8], id: u64, place: &Path) -> io::Result<Vec<PathBuf>> {
+    let refused = |why: String| Err(io::Error::other(why));
+    let mut mounts = Vec::new();
+    for line in table.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        match parse(line) {
+            Some(mount) => mounts.push(mount),
+            None => {
+                return refused(format!(
+                    "/proc/self/mountinfo has a line that is none: {:?}",
+                    line.escape_ascii().to_string()
+                ));
+            }
+        }
+    }
+    let Some(here) = mounts.iter().find(|m| m.id == id) else {
+        return refused(format!("its mount ({id}) is not in /proc/self/mountinfo: it lies in another mount namespace"));
+    };
+    let Ok(below) = place.strip_prefix(&here.at) else {
+        return refused(format!(
+            "the kernel names it {}, which is not below its mount {}",
+            place.display(),
+            here.at.display()
+        ));
+    };
     let inside = here.root.join(below);
     let same = mounts.iter().filter(|m| m.device == here.device);
     // what is mounted itself has no rest, and joining an empty one would add a slash
     let joined = |at: &Path, rest: &Path| if rest.as_os_str().is_empty() { at.to_owned() } else { at.join(rest) };
-    same.filter_map(|m| Some(joined(&m.at, inside.strip_prefix(&m.root).ok()?))).filter(|name| name != place).collect()
+    let names = same.filter_map(|m| Some(joined(&m.at, inside.strip_prefix(&m.root).ok()?)));
+    Ok(names.filter(|name| name != place).collect())
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {
@@ -79,7 +108,8 @@ mod tests {
 ";
 
     fn names(id: u64, place: &str) -> Vec<String> {
-        others_in(TABLE, id, Path::new(place)).iter().map(|p| p.display().to_string()).collect()
+        let found = others_in(TABLE, id, Path::new(place)).unwrap();
+        found.iter().map(|p| p.display().to_string()).collect()
     }
 
     #[test]
@@ -89,21 +119,35 @@ mod tests {
         assert!(names(32, "/srv/with space/d.img").contains(&"/data/d.img".into()));
         assert_eq!(names(21, "/var/d.img"), Vec::<String>::new());
         assert_eq!(names(40, "/tmp/etc/x"), Vec::<String>::new(), "another file system");
-        assert_eq!(names(99, "/tmp/x"), Vec::<String>::new(), "an unknown mount");
+    }
+
+    #[test]
+    fn svirt_29_names_that_cannot_be_told_are_an_error_and_not_none() {
+        let why = |table: &[u8], id, place: &str| others_in(table, id, Path::new(place)).unwrap_err().to_string();
+        assert!(why(TABLE, 99, "/tmp/x").contains("another mount namespace"));
+        assert!(why(TABLE, 30, "/elsewhere/shadow").contains("not below its mount"));
+        assert!(why(b"", 21, "/etc/x").contains("not in /proc/self/mountinfo"));
+        assert!(mount_id(0, 21).is_err(), "a kernel that tells no mount");
+        assert_eq!(mount_id(StatxFlags::MNT_ID.bits(), 21).unwrap(), 21);
+        // One torn line may be the very mount that shows /etc under another name.
+        let torn = [TABLE, b"33 21 8:1"].concat();
+        assert!(why(&torn, 21, "/var/d.img").contains("a line that is none"));
     }
 
     #[test]
     fn svirt_29_a_torn_or_hostile_table_is_no_panic() {
-        for table in [
-            &b""[..],
-            b"\n\n",
-            b"21",
-            b"21 1 8:1",
-            b"x 1 8:1 / /",
-            b"21 1 8:1 /\\04 /\\777",
-            b"\xff \xff \xff \xff \xff",
-        ] {
-            others_in(table, 21, Path::new("/etc/x"));
+        for table in [&b"21"[..], b"21 1 8:1", b"x 1 8:1 / /", b"21 1 8:1 /\\04 /\\777", b"\xff \xff \xff \xff \xff"] {
+            assert!(others_in(table, 21, Path::new("/etc/x")).is_err());
         }
+    }
+
+    #[test]
+    fn svirt_29_a_file_of_this_machine_has_names_that_can_be_told() {
+        use std::os::fd::AsFd;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        others(file.as_file().as_fd(), &file.path().canonicalize().unwrap()).unwrap();
+        // A memfd lies on a mount of the kernel's own.
+        let memfd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        assert!(others(memfd.as_fd(), Path::new("/memfd:x")).is_err());
     }
 }

@@ -158,18 +158,28 @@ impl OwnersRecord {
         serde_json::to_vec(&second).expect("a record of strings and numbers is JSON")
     }
 
-    /// Is this the file that it was written for, and this the host? A boot that is ours proves the host.
-    pub fn standing(&self, file: &FileId, host: Option<&str>) -> Standing {
+    /// Is this the file that it was written for, and this the host? A boot that is ours proves the host; a boot that
+    /// cannot be read proves nothing, and is an error where it would decide.
+    pub fn standing(&self, file: &FileId, host: Option<&str>) -> io::Result<Standing> {
+        self.standing_in(file, host, owner::boot_id)
+    }
+
+    fn standing_in(
+        &self,
+        file: &FileId,
+        host: Option<&str>,
+        boot: impl FnOnce() -> io::Result<String>,
+    ) -> io::Result<Standing> {
         if self.file.as_ref().is_some_and(|named| !named.is(file)) {
-            return Standing::Copied;
+            return Ok(Standing::Copied);
         }
-        let our_boot = owner::boot_id().unwrap_or_default();
-        match (&self.host, host) {
-            (Some(theirs), Some(ours)) if theirs != ours && !self.owners.iter().any(|o| o.boot == our_boot) => {
-                Standing::OtherHost(theirs.clone())
-            }
-            _ => Standing::Good,
+        let (Some(theirs), Some(ours)) = (&self.host, host) else { return Ok(Standing::Good) };
+        if theirs == ours {
+            return Ok(Standing::Good);
         }
+        let our_boot = boot()?;
+        let proven = !our_boot.is_empty() && self.owners.iter().any(|o| o.boot == our_boot);
+        Ok(if proven { Standing::Good } else { Standing::OtherHost(theirs.clone()) })
     }
 
     /// Those who still hold the file, but for `owner`.

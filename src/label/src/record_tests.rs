@@ -254,3 +254,21 @@ fn holder() {
         }
     }
 }
+
+#[test]
+fn svirt_33_a_boot_that_cannot_be_read_proves_no_host() {
+    let file = FileId { fs: 1, ino: 2, handle: None };
+    let owner = Owner { sandbox: "a".into(), boot: "b1".into(), pid: 1, start: 1 };
+    let of = |boot: &str| OwnersRecord {
+        file: Some(file.clone()),
+        host: Some("theirs".into()),
+        ..OwnersRecord::new(None, LEAKED.parse().unwrap(), vec![Owner { boot: boot.into(), ..owner.clone() }], 1)
+    };
+    let unread = || Err(std::io::Error::other("no procfs"));
+    assert!(of("b1").standing_in(&file, Some("ours"), unread).is_err());
+    // A record whose owners name no boot at all is not ours because ours is not known either.
+    let empty = of("").standing_in(&file, Some("ours"), || Ok(String::new())).unwrap();
+    assert_eq!(empty, Standing::OtherHost("theirs".into()));
+    assert_eq!(of("b1").standing_in(&file, Some("ours"), || Ok("b1".into())).unwrap(), Standing::Good);
+    assert_eq!(of("b1").standing_in(&file, Some("theirs"), unread).unwrap(), Standing::Good, "no question of boots");
+}

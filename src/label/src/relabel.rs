@@ -186,11 +186,17 @@ impl<S: LabelStore> Relabeler<S> {
     /// The record if it was written for this file and by this host. One that came with a copy counts as none.
     fn own_record(&self, fd: BorrowedFd<'_>, path: &Path, file: &FileId) -> Result<Option<OwnersRecord>, RelabelError> {
         let Some(record) = self.record_of(fd, path)? else { return Ok(None) };
-        match record.standing(file, self.host()) {
+        match self.standing(&record, path, file)? {
             Standing::Good => Ok(Some(record)),
             Standing::Copied => Ok(None),
             Standing::OtherHost(host) => Err(RelabelError::OtherHost { path: path.into(), host }),
         }
+    }
+
+    /// What a record is worth on this file and host.
+    pub(crate) fn standing(&self, record: &OwnersRecord, path: &Path, file: &FileId) -> Result<Standing, RelabelError> {
+        let unknown = |e| io_error(path, "tell this boot from that", "owner record", e);
+        record.standing(file, self.host()).map_err(unknown)
     }
 
     /// Gives the object the label of its class for `owner`. `before_change` runs after all

@@ -77,7 +77,7 @@ impl<S: LabelStore> Relabeler<S> {
         let verdict = |next, record| Ok(Verdict { from: from.clone(), next, record });
         let found = self.record_of(fd, path)?;
         let file = record::id_of(fd, path)?;
-        let standing = found.as_ref().map(|r| r.standing(&file, self.host()));
+        let standing = found.as_ref().map(|r| self.standing(r, path, &file)).transpose()?;
         let record = match (found, standing) {
             (Some(_), Some(Standing::OtherHost(host))) => {
                 return verdict(Next::Leave(format!("another host ({host}) holds it")), Record::Absent);

@@ -48,7 +48,7 @@ pub struct Status {
     pub separates: bool,
     /// What is in the way, with remedies.
     pub shortcomings: Vec<String>,
-    /// The store's modules of ours, as `priority name`; none where the store cannot be read, as in the jailer's domain.
+    /// The store's modules of ours, as `priority name`. Where the store cannot be read, a note says so.
     pub installed: Vec<String>,
     /// What the runner's domain may do beyond the module's own rules: the deny rules are not loaded.
     pub beyond: Vec<String>,
@@ -72,15 +72,34 @@ pub fn act(verb: Verb, options: &Options) -> Result<Status, StepFailed> {
 
 fn status(did: Vec<String>) -> Status {
     let facts = mode::probe();
+    let (installed, unread) = modules(&facts, store::installed);
     Status {
         separates: facts.separates(),
         shortcomings: facts.shortcomings(),
-        installed: if in_own_domain(&facts) { Vec::new() } else { store::installed().unwrap_or_default() },
+        installed,
         beyond: beyond(&facts),
         blocks: Vec::new(),
-        notes: restorecon_note(&facts).into_iter().collect(),
+        notes: unread.into_iter().chain(restorecon_note(&facts)).collect(),
         facts,
         did,
+    }
+}
+
+/// The store's modules of ours, or why they are not known.
+fn modules(
+    facts: &mode::SelinuxFacts,
+    installed: impl FnOnce() -> Result<Vec<String>, StepFailed>,
+) -> (Vec<String>, Option<String>) {
+    let unread = |why: String| (Vec::new(), Some(format!("which modules are installed is not known: {why}")));
+    if facts.mode == mode::SelinuxMode::Disabled {
+        return (Vec::new(), None);
+    }
+    if in_own_domain(facts) {
+        return unread("the jailer's domain may not read the store; ask in your own".into());
+    }
+    match installed() {
+        Ok(modules) => (modules, None),
+        Err(failed) => unread(failed.to_string()),
     }
 }
 
@@ -137,4 +156,23 @@ fn beyond(facts: &mode::SelinuxFacts) -> Vec<String> {
 fn in_own_domain(facts: &mode::SelinuxFacts) -> bool {
     let jailer = Profile::casemate().jailer;
     facts.own.as_ref().is_some_and(|own| Some(own.type_()) == jailer.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_that_cannot_be_listed_are_said_to_be_unknown() {
+        let mut facts = mode::probe();
+        facts.mode = mode::SelinuxMode::Enforcing;
+        facts.own = "unconfined_u:unconfined_r:unconfined_t:s0".parse().ok();
+        let failing = || Err(StepFailed::because("list the installed modules", "semodule is missing"));
+        let (modules_, note) = modules(&facts, failing);
+        assert!(modules_.is_empty());
+        assert!(note.unwrap().contains("semodule is missing"));
+        assert_eq!(modules(&facts, || Ok(vec!["400 casemate_types".into()])).1, None);
+        facts.own = "system_u:system_r:casemate_jailer_t:s0".parse().ok();
+        assert!(modules(&facts, || Ok(Vec::new())).1.unwrap().contains("may not read the store"));
+    }
 }
