@@ -131,7 +131,8 @@ pub struct Thread {
     /// 0 none, 1 strict, 2 filter (/proc/PID/status).
     pub seccomp_mode: u8,
     pub filter_count: u32,
-    pub filters: Known<crate::seccomp::Verdicts>,
+    /// Shared: most threads of a host have the same filters.
+    pub filters: Known<std::sync::Arc<crate::seccomp::Verdicts>>,
     /// As /proc/PID/status words them: `thread vulnerable`, `thread force mitigated`, …
     pub speculation_store_bypass: String,
     pub speculation_indirect_branch: String,

@@ -2,15 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rule::Severity;
+
 /// What all filters of one thread together answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Verdicts {
     /// Newest first, as the kernel gives them (PTRACE_SECCOMP_GET_FILTER).
     pub filters: Vec<Filter>,
-    /// Calls that are allowed, always or under conditions; every other is answered with `otherwise`.
+    /// Calls with a name that some input is allowed (or allowed and logged), always or under conditions.
     pub calls: Vec<Call>,
-    /// What is worth a finding: an empty filter, no ABI check, unreachable rules, unconditional ioctl.
-    pub remarks: Vec<String>,
+    /// Every number of every ABI, with or without a name.
+    pub tables: Vec<Table>,
+    /// What is worth a finding.
+    pub remarks: Vec<Remark>,
 }
 
 /// One installed filter.
@@ -21,6 +25,50 @@ pub struct Filter {
     pub instructions: usize,
     /// Our filter that answers every input alike, as `runner.vcpu`; `None` for another.
     pub known: Option<String>,
+    /// Our filter that it claims to be by its marker (kcmp's errno), while some input is answered otherwise.
+    pub claims: Option<String>,
+    /// Inputs on which it differs from the one that it claims to be; not all of them.
+    pub differences: Vec<Difference>,
+}
+
+/// An input that two filters answer differently.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub input: Input,
+    /// Name of the system call, where it has one.
+    pub name: Option<String>,
+    pub ours: Action,
+    pub theirs: Action,
+}
+
+/// struct seccomp_data (linux/seccomp.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Input {
+    /// Number of the call.
+    pub nr: u32,
+    /// AUDIT_ARCH_*.
+    pub arch: u32,
+    pub instruction_pointer: u64,
+    pub args: [u64; 6],
+}
+
+/// What the kernel does with a call (seccomp(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    KillProcess,
+    KillThread,
+    /// SIGSYS, with its si_errno.
+    Trap(u16),
+    /// Not run; the caller sees this errno, at most 4095. 0 looks like success.
+    Errno(u16),
+    /// A supervisor decides.
+    UserNotify,
+    /// A tracer decides; ENOSYS without one.
+    Trace(u16),
+    /// Run, and logged.
+    Log,
+    Allow,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,15 +81,91 @@ pub enum Abi {
     I386,
 }
 
+/// Every number of one ABI, in ranges that are answered alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    pub abi: Abi,
+    /// Ascending and without gaps. A filter that asks for another ABI's numbers is no filter: x32 holds the numbers with
+    /// bit 30 only, x86-64 all others.
+    pub ranges: Vec<Range>,
+}
+
+/// Numbers that are answered alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub first: u32,
+    pub last: u32,
+    /// One: whatever the arguments. Several: it depends on them.
+    pub answers: Vec<Action>,
+}
+
 /// A system call that some input is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     pub abi: Abi,
+    /// As the ABI's table has it (x32: with bit 30).
     pub number: u32,
-    /// `None` for a number without a name.
     pub name: Option<String>,
-    /// Alternatives, each a conjunction, as `arg1 == 0xae80 (KVM_RUN)`; empty: whatever the arguments.
+    /// Alternatives, each a conjunction, as `u32(arg1) == 0xae80 (KVM_RUN)`; empty: whatever the arguments.
     pub when: Vec<String>,
     /// Reasons of our rules, where the filter is ours.
     pub why: Vec<String>,
+}
+
+/// What is worth a finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remark {
+    pub id: RemarkId,
+    /// A hint; the rule that takes it up decides.
+    pub severity: Severity,
+    /// One sentence.
+    pub text: String,
+    /// Name of the call that it is about.
+    pub call: Option<String>,
+    /// Index into `Verdicts::filters`; `None`: of all together.
+    pub filter: Option<usize>,
+    /// Index into that filter's instructions.
+    pub instruction: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemarkId {
+    /// The thread has no filter.
+    NoFilter,
+    /// A filter, or all together, that allows every input.
+    AllowsEverything,
+    /// A filter that allows no call at all: what runs under it did not need it, or it was never tried.
+    DeniesEverything,
+    /// Numbers that nobody listed are allowed: a list of what is denied, which the next kernel's calls slip past.
+    DefaultAllow,
+    /// i386 numbers are decided as if they were x86-64's.
+    NoAbiCheck,
+    /// i386 allows a call that x86-64 denies.
+    I386Open,
+    /// x32 allows a call that x86-64 denies.
+    X32Open,
+    /// A call that widens what an attacker can do; `call` names it.
+    DangerousCall,
+    UnconditionalIoctl,
+    /// TIOCSTI or TIOCLINUX: types into the terminal.
+    TerminalInjection,
+    /// AF_NETLINK, AF_ALG, AF_PACKET, AF_VSOCK.
+    SocketFamily,
+    /// An instruction that no input reaches: a rule that another one hides, or a mistake.
+    Unreachable,
+    /// A comparison of the lower half of an argument whose upper half is free.
+    UpperHalfUnchecked,
+    /// Numbers without a name are allowed.
+    UnnamedAllowed,
+    /// A tracer or a supervisor decides.
+    AsksOthers,
+    /// An action that no kernel knows: it kills, and reads like something else.
+    UnknownAction,
+    /// A denied call that looks as if it had succeeded (errno 0).
+    ErrnoZero,
+    /// Kills the calling thread only: the others go on without it.
+    KillsThreadOnly,
+    /// Claims to be ours by its marker, and answers otherwise.
+    DiffersFromOurs,
 }
