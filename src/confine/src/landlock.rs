@@ -143,3 +143,35 @@ fn verdict(result: std::io::Result<()>) -> String {
         Err(error) => error.raw_os_error().map_or_else(|| error.to_string(), errno_name),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `AbstractUnixSocket` to `abstract_unix_socket`.
+    fn snake(name: &str) -> String {
+        let mut out = String::new();
+        for c in name.chars() {
+            if c.is_ascii_uppercase() && !out.is_empty() {
+                out.push('_');
+            }
+            out.push(c.to_ascii_lowercase());
+        }
+        out
+    }
+
+    #[test]
+    fn the_auditors_table_is_what_is_applied() {
+        for number in 1..=NEWEST {
+            let of = abi(number).unwrap();
+            let fs = AccessFs::from_all(of).iter().map(|right| format!("fs.{}", snake(&format!("{right:?}"))));
+            let net = AccessNet::from_all(of).iter().map(|right| format!("net.{}", snake(&format!("{right:?}"))));
+            let scope = Scope::from_all(of).iter().map(|right| format!("scope.{}", snake(&format!("{right:?}"))));
+            let mut applied: Vec<String> = fs.chain(net).chain(scope).collect();
+            let mut told = casemate_plan::landlock::handled(number);
+            applied.sort();
+            told.sort();
+            assert_eq!(told, applied, "ABI {number}");
+        }
+    }
+}

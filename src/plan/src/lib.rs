@@ -11,6 +11,7 @@ pub mod explain;
 pub mod facts;
 pub mod fds;
 mod images;
+pub mod landlock;
 mod make;
 pub mod posture;
 pub mod role;

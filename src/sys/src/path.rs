@@ -4,7 +4,7 @@ use crate::{Attempt, Error, Result};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, fstat, fstatfs, openat2};
 pub use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// tmpfs, cgroup v2 and v1, procfs, selinuxfs, sysfs (linux/magic.h).
@@ -48,6 +48,19 @@ pub fn identity(fd: impl AsFd) -> Result<Identity> {
         mode: stat.st_mode & 0o7777,
         size: u64::try_from(stat.st_size).unwrap_or(0),
     })
+}
+
+/// The SELinux label of the object behind a descriptor (O_PATH included), without its NUL.
+///
+/// # Errors
+/// ENODATA or EOPNOTSUPP where there is none.
+pub fn label(fd: impl AsFd) -> Result<String> {
+    let mut raw = vec![0; 4096];
+    // fgetxattr(2) refuses an O_PATH descriptor; its link in procfs does not.
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let n = rustix::fs::getxattr(link, "security.selinux", &mut raw[..]).attempt("read an object's label")?;
+    raw.truncate(n);
+    Ok(String::from_utf8_lossy(&raw).trim_end_matches('\0').to_owned())
 }
 
 /// The magic number of the file system that a descriptor lives on.

@@ -3,7 +3,7 @@
 
 use crate::path::{self, Mode, OFlags, ResolveFlags};
 use crate::{Attempt, Error, Result, mount, process};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// The inode number of a procfs root (PROC_ROOT_INO).
@@ -64,8 +64,13 @@ impl Proc {
 
     /// Reads a file, without trailing newline and NUL.
     pub fn read(&self, path: &str) -> Result<String> {
+        self.read_at_most(path, MAX)
+    }
+
+    /// The same of a file that may be long, as the mappings of a foreign process.
+    pub fn read_at_most(&self, path: &str, most: usize) -> Result<String> {
         let fd = self.open_file(path, OFlags::RDONLY)?;
-        let bytes = path::read_to_end(&fd, MAX).attempt_with(|| format!("read /proc/{path}"))?;
+        let bytes = path::read_to_end(&fd, most).attempt_with(|| format!("read /proc/{path}"))?;
         let text = String::from_utf8_lossy(&bytes);
         Ok(text.trim_end_matches(['\n', '\0']).to_owned())
     }
@@ -160,35 +165,36 @@ impl<'a> ProcessView<'a> {
         self.guarded(|path| self.proc.list(path), path)
     }
 
+    /// See [`Proc::read_at_most`].
+    pub fn read_at_most(&self, path: &str, most: usize) -> Result<String> {
+        self.guarded(|path| self.proc.read_at_most(path, most), path)
+    }
+
+    /// Whose one of its entries is. All but the directory itself are root's for a process that is not dumpable
+    /// (fs/proc/base.c, task_dump_owner).
+    pub fn identity(&self, path: &str) -> Result<path::Identity> {
+        self.guarded(|path| path::identity(self.proc.open_file(path, OFlags::PATH)?), path)
+    }
+
+    /// Another opening of what `link` leads to, as a name only: follows it on purpose, which takes ptrace rights.
+    fn behind(&self, link: &str) -> Result<OwnedFd> {
+        let root = self.proc.root.as_fd();
+        path::open_resolved(root, Path::new(link), OFlags::PATH, Mode::empty(), ResolveFlags::empty())
+    }
+
     /// The identity of one of its open descriptors: follows `fd/N`, which takes ptrace rights.
     pub fn fd_identity(&self, number: i32) -> Result<path::Identity> {
-        self.guarded(
-            |path| {
-                let resolve = ResolveFlags::empty();
-                let root = self.proc.root.as_fd();
-                let fd = path::open_resolved(root, Path::new(path), OFlags::PATH, Mode::empty(), resolve)?;
-                path::identity(&fd)
-            },
-            &format!("fd/{number}"),
-        )
+        self.guarded(|path| path::identity(self.behind(path)?), &format!("fd/{number}"))
     }
 
     /// The SELinux label of the object behind one of its open descriptors, whatever its name is now.
     pub fn fd_label(&self, number: i32) -> Result<String> {
-        self.guarded(
-            |path| {
-                let root = self.proc.root.as_fd();
-                let flags = OFlags::PATH;
-                let fd = path::open_resolved(root, Path::new(path), flags, Mode::empty(), ResolveFlags::empty())?;
-                let mut raw = vec![0; 4096];
-                // fgetxattr(2) refuses an O_PATH descriptor; its link in procfs does not.
-                let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                let n = rustix::fs::getxattr(link, "security.selinux", &mut raw[..]);
-                raw.truncate(n.attempt_with(|| format!("read the label behind {path}"))?);
-                Ok(String::from_utf8_lossy(&raw).trim_end_matches('\0').to_owned())
-            },
-            &format!("fd/{number}"),
-        )
+        self.guarded(|path| path::label(self.behind(path)?), &format!("fd/{number}"))
+    }
+
+    /// Has it ended by now?
+    pub fn ended(&self) -> bool {
+        process::pidfd_ended(self.pidfd).unwrap_or(true)
     }
 
     pub fn start(&self) -> Result<Start> {
