@@ -1,4 +1,4 @@
-//! Seccomp: filters compiled at build time from `seccomp-filters/*.json`.
+//! Seccomp: puts on the filters that the `filters` room compiles, and asks a thread which one it has.
 //!
 //! The coarse filter goes in before exec, without NNP, while CAP_SYS_ADMIN is held; the runner stacks
 //! one per thread on top. Everything that is not allowed kills the process (SIGSYS, logged by the
@@ -9,92 +9,8 @@ use crate::confined::{Finding, held};
 use crate::{Confined, Error, Result};
 use casemate_plan::Layer;
 use casemate_sys as sys;
-use casemate_sys::seccomp::Instruction;
 
-/// A compiled filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Filter {
-    /// Coarse: the jailer's child from here on, the runner for life.
-    JailerExec,
-    RunnerMain,
-    RunnerVcpu,
-    RunnerIo,
-    Warden,
-}
-
-/// A rule as written, for tests and reports.
-#[cfg(any(test, feature = "rules"))]
-#[derive(Debug)]
-pub struct Rule {
-    pub syscall: &'static str,
-    pub number: i64,
-    /// (argument, mask, value): the masked argument must equal the value.
-    pub conditions: &'static [(u8, u64, u64)],
-    /// Not allowed but answered with this errno.
-    pub refused: Option<u32>,
-    pub why: &'static str,
-}
-
-mod compiled {
-    use super::Instruction;
-    #[cfg(any(test, feature = "rules"))]
-    use super::Rule;
-
-    const fn i(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
-        Instruction { code, jt, jf, k }
-    }
-
-    include!(concat!(env!("OUT_DIR"), "/filters.rs"));
-}
-
-impl Filter {
-    pub const ALL: [Self; 5] = [Self::JailerExec, Self::RunnerMain, Self::RunnerVcpu, Self::RunnerIo, Self::Warden];
-
-    /// As its file is named.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::JailerExec => "jailer.exec",
-            Self::RunnerMain => "runner.main",
-            Self::RunnerVcpu => "runner.vcpu",
-            Self::RunnerIo => "runner.io",
-            Self::Warden => "warden",
-        }
-    }
-
-    /// The BPF that the kernel gets.
-    pub fn program(self) -> &'static [Instruction] {
-        match self {
-            Self::JailerExec => &compiled::JAILER_EXEC,
-            Self::RunnerMain => &compiled::RUNNER_MAIN,
-            Self::RunnerVcpu => &compiled::RUNNER_VCPU,
-            Self::RunnerIo => &compiled::RUNNER_IO,
-            Self::Warden => &compiled::WARDEN,
-        }
-    }
-
-    /// The errno by which the filter shows that it is the live one.
-    pub fn marker(self) -> i32 {
-        match self {
-            Self::JailerExec => compiled::JAILER_EXEC_MARKER,
-            Self::RunnerMain => compiled::RUNNER_MAIN_MARKER,
-            Self::RunnerVcpu => compiled::RUNNER_VCPU_MARKER,
-            Self::RunnerIo => compiled::RUNNER_IO_MARKER,
-            Self::Warden => compiled::WARDEN_MARKER,
-        }
-    }
-
-    /// Every rule with its reason.
-    #[cfg(any(test, feature = "rules"))]
-    pub fn rules(self) -> &'static [Rule] {
-        match self {
-            Self::JailerExec => compiled::JAILER_EXEC_RULES,
-            Self::RunnerMain => compiled::RUNNER_MAIN_RULES,
-            Self::RunnerVcpu => compiled::RUNNER_VCPU_RULES,
-            Self::RunnerIo => compiled::RUNNER_IO_RULES,
-            Self::Warden => compiled::WARDEN_RULES,
-        }
-    }
-}
+pub use casemate_filters::Filter;
 
 /// Can this kernel run our filters?
 pub fn probe() -> bool {
@@ -120,5 +36,11 @@ pub fn attest(filter: Filter) -> Finding {
 }
 
 #[cfg(test)]
-#[path = "seccomp_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfiltered_thread_is_found_out() {
+        assert!(!attest(Filter::RunnerVcpu).ok);
+    }
+}

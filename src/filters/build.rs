@@ -187,8 +187,14 @@ impl Source {
         for rule in &file.allow {
             let number = self.syscall_number(&rule.syscall);
             let conditions = rule.args.iter().map(|c| {
-                let mask = c.mask.as_ref().map_or(u64::MAX, |mask| self.value(mask));
-                format!("({}, {mask:#x}, {:#x})", c.arg, self.value(&c.equals))
+                let width = if c.width == Some(64) { u64::MAX } else { u64::from(u32::MAX) };
+                let mask = c.mask.as_ref().map_or(width, |mask| self.value(mask) & width);
+                let constant = c.equals.as_str().filter(|name| self.constants.contains_key(*name));
+                format!(
+                    "Condition {{ arg: {}, mask: {mask:#x}, value: {:#x}, constant: {constant:?} }}",
+                    c.arg,
+                    self.value(&c.equals)
+                )
             });
             let conditions: Vec<_> = conditions.collect();
             let (syscall, why) = (&rule.syscall, &rule.why);
