@@ -15,6 +15,7 @@ pub mod exec;
 pub mod facts;
 pub mod fds;
 pub mod handle;
+pub mod installed;
 pub mod memfd;
 pub mod memory;
 pub mod mount;
