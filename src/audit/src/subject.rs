@@ -248,6 +248,8 @@ pub struct Object {
     pub unchanged: Option<Known<bool>>,
     /// Others than root may write it, or replace it in its directory: who, in a sentence.
     pub writable_by: Known<Vec<String>>,
+    /// Hexadecimal, where a plan is judged or evidence is made; a live audit does not read images.
+    pub sha256: Known<String>,
 }
 
 /// As in stat(2).
@@ -267,9 +269,12 @@ pub struct Separation {
     /// Contexts of the VM and of its images.
     pub runner: String,
     pub image: String,
+    /// Contexts of another VM, at another level, and of its images.
+    pub other_runner: String,
+    pub other_image: String,
     pub enforcing: Option<bool>,
     pub permissive_domain: bool,
-    /// `class:permission` that the VM has on another VM's objects.
+    /// `object class:permission` that the VM has on another VM's objects (`runner`, `image`).
     pub reach: Vec<String>,
     /// Classes whose permissions categories do not hold back at all.
     pub unconstrained: Vec<String>,
@@ -277,7 +282,7 @@ pub struct Separation {
     pub entries: Vec<String>,
     /// Domains that may write a VM's image, trace or signal its process: `domain class:permission`.
     pub others: Vec<String>,
-    /// Booleans that widen what it may do, with their value now.
+    /// Booleans that bear on what it may do or what may be done to it: does the value now allow more than the other?
     pub booleans: BTreeMap<String, bool>,
     /// Objects through which one VM's level can tell another's something.
     pub flows: Vec<String>,

@@ -13,6 +13,21 @@ pub enum AuditCommand {
     Policy(AuditPolicyArgs),
 }
 
+/// How every audit is judged and told.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OutputArgs {
+    /// Rules, parameters and assertions of an organisation's own, in TOML (docs/audit-rules.md); all rules if not given.
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// Write the report to this file instead of standard output, whole or not at all.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// For the end of every audit's help.
+pub const STATUS: &str = "Exit status: 0 nothing failed; 1 something of low or medium severity did, 3 of high, 4 of \
+    critical; 5 nothing failed, but something could not be looked at; 125 when the audit itself fails.";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Question {
     /// What is worth knowing of each of the others.
@@ -32,9 +47,12 @@ pub enum Question {
     Flows,
     /// Which booleans widen or narrow it?
     Booleans,
+    /// Judge it by the rules (--profile, --output; exit status by severity).
+    Check,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = format!("With `check`: {STATUS}"))]
 pub struct AuditPolicyArgs {
     #[arg(value_enum, default_value_t)]
     pub question: Question,
@@ -56,4 +74,6 @@ pub struct AuditPolicyArgs {
     /// Only this class, as file or process.
     #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }

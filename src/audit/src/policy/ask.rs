@@ -304,7 +304,7 @@ fn level_of(context: &str) -> String {
 }
 
 /// A context for an object of any type: as a file if roles allow that, else as a process.
-fn object_context(policy: &Policy, type_: &str, level: &str) -> Option<String> {
+pub fn object_context(policy: &Policy, type_: &str, level: &str) -> Option<String> {
     let file = format!("system_u:object_r:{type_}:{level}");
     let roles = policy.facts().roles.get(type_);
     if roles.is_none_or(|roles| roles.iter().all(|r| r == "object_r")) && policy.knows_context(&file) {

@@ -1,10 +1,12 @@
-//! What an audit answers: subjects, findings, who is kept from whom by what.
+//! What an audit answers: subjects, findings, who is kept from whom by what. A file per form of output.
+
+pub mod visible;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rule::{Finding, Verdict};
+use crate::rule::{Finding, Severity, Verdict};
 use crate::subject::Subject;
 
 pub const VERSION: u32 = 1;
@@ -19,9 +21,19 @@ pub struct Report {
     /// Name of the profile.
     pub profile: String,
     pub subjects: Vec<Subject>,
+    /// Of every rule that was asked, passed ones too.
     pub findings: Vec<Finding>,
+    /// Rules that the profile switches off: said in every form of output.
+    pub waived: Vec<Waived>,
     /// Without VMs unless several were looked at.
     pub matrix: Matrix,
+}
+
+/// A rule that was not asked, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waived {
+    pub rule: String,
+    pub reason: String,
 }
 
 /// What keeps each VM from each other, layer by layer. Pairs that have the same answer share it: of 200 VMs on one host
@@ -60,5 +72,47 @@ impl Matrix {
         }
         let own = self.pairs.binary_search_by_key(&(from, to), |pair| (pair.from, pair.to)).ok();
         self.cells.get(own.and_then(|at| self.pairs.get(at)).map_or(self.common, |pair| pair.cell))
+    }
+}
+
+impl Report {
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.findings.iter().filter(|finding| finding.check.verdict == verdict).count()
+    }
+
+    /// The worst of what failed.
+    pub fn worst(&self) -> Option<Severity> {
+        let failed = self.findings.iter().filter(|finding| finding.check.verdict == Verdict::Fail);
+        failed.map(|finding| finding.severity).max()
+    }
+
+    /// 0: nothing failed (or for information only); 1: something of low or medium severity did; 3: high; 4: critical;
+    /// 5: nothing failed but something could not be looked at, or nothing was looked at. (2 is another's: a wrong command line.)
+    pub fn exit_status(&self) -> u8 {
+        match self.worst() {
+            Some(Severity::Critical) => 4,
+            Some(Severity::High) => 3,
+            Some(Severity::Medium | Severity::Low) => 1,
+            Some(Severity::Info) | None => {
+                let blind = self.count(Verdict::Unknown) > 0 || self.count(Verdict::Pass) == 0;
+                if blind { 5 } else { 0 }
+            }
+        }
+    }
+
+    /// One sentence, for people.
+    pub fn verdict(&self) -> String {
+        let [passed, failed, unknown] = [Verdict::Pass, Verdict::Fail, Verdict::Unknown].map(|v| self.count(v));
+        let mut text = format!("{passed} passed, {failed} failed, {unknown} unknown");
+        match self.worst() {
+            Some(worst) => text.push_str(&format!("; the worst is {}", worst.word())),
+            None if passed == 0 => text.push_str("; nothing was looked at"),
+            None if unknown > 0 => text.push_str("; nothing that was looked at failed"),
+            None => text.push_str("; everything holds"),
+        }
+        if !self.waived.is_empty() {
+            text.push_str(&format!("; {} rules switched off by the profile {}", self.waived.len(), self.profile));
+        }
+        text
     }
 }

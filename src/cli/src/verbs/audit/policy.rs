@@ -1,4 +1,4 @@
-//! `audit`: what a policy allows a VM, asked of the policy itself.
+//! `audit policy`: what a policy allows a VM, asked of the policy itself.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,20 +6,23 @@ use std::path::Path;
 use casemate_audit::policy::ask;
 use casemate_audit::policy::constraint::Level;
 use casemate_audit::policy::diff::diff;
+use casemate_audit::policy::separation;
 use casemate_audit::policy::vm::{Family, Vm};
 use casemate_audit::{Policy, PolicyError};
 use casemate_client::sanitize;
 use serde_json::{Value, json};
 
-use crate::audit_args::{AuditCommand, AuditPolicyArgs, Question};
+use crate::audit_args::{AuditPolicyArgs, Question};
 use crate::failure::{Failure, Result};
 use crate::output::{Context, Tone, cell, paint, table_text};
 
 /// Exit status of an update that opens something, and of a policy that does not hold VMs apart.
 const FOUND: u8 = 1;
 
-pub fn audit(context: &Context, command: &AuditCommand) -> Result<u8> {
-    let AuditCommand::Policy(args) = command;
+pub fn policy(context: &Context, args: &AuditPolicyArgs) -> Result<u8> {
+    if args.question != Question::Check && (args.output.profile.is_some() || args.output.output.is_some()) {
+        return Err(Failure::new("--profile and --output go with the question `check` only"));
+    }
     if let Some([old, new]) = args.diff.as_deref() {
         return update(context, args, old, new);
     }
@@ -38,6 +41,7 @@ pub fn audit(context: &Context, command: &AuditCommand) -> Result<u8> {
         Question::Constrained => asked.constrained(context),
         Question::Flows => asked.flows(context),
         Question::Booleans => asked.booleans(context),
+        Question::Check => asked.check(context, args),
     }
 }
 
@@ -197,6 +201,15 @@ impl<'a> Asked<'a> {
             .collect();
         let title = "booleans whose other value changes what a VM may do, or who may touch it:";
         self.tell(context, json!(rows), title, &["BOOLEAN", "NOW", "THE OTHER VALUE ADDS", "AND TAKES AWAY"], cells)
+    }
+
+    /// All of it, by the rules.
+    fn check(&self, context: &Context, args: &AuditPolicyArgs) -> Result<u8> {
+        if self.class.is_some() {
+            return Err(Failure::new("--class does not go with the question `check`, which asks every class"));
+        }
+        let subject = separation::subject(self.policy, &self.family, [&args.from, &args.to]).map_err(failure)?;
+        super::tell(context, &args.output, vec![subject], Some(self.policy))
     }
 
     /// One verdict for each question. Fails where a VM can reach another's image or process.

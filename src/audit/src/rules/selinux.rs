@@ -1,0 +1,424 @@
+//! SELinux: what the policy answers for two VMs, and what the host makes of it.
+
+use super::common::{ALL_OF_A_VM, each, named, selinux_is_off};
+use crate::crowd::level_of;
+use crate::policy::constraint::Level;
+use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity};
+use crate::subject::{Kind, Known, Object, Separation, Subject};
+
+const ASKED: &[Kind] = &[Kind::Policy, Kind::Plan, Kind::Vm];
+const LAYER: &str = "selinux";
+
+/// What lets one VM take or change what is another's, whatever else is closed.
+const HARMFUL: [&str; 17] = [
+    "read",
+    "write",
+    "append",
+    "open",
+    "execute",
+    "map",
+    "create",
+    "unlink",
+    "rename",
+    "relabelfrom",
+    "relabelto",
+    "ptrace",
+    "signal",
+    "sigkill",
+    "sigstop",
+    "connectto",
+    "transition",
+];
+
+/// Domains that must touch VMs by their office; every other is named by the rules.
+const ENTRIES: &[&str] = &["casemate_jailer_t", "virtd_t", "container_runtime_t", "container_engine_t"];
+
+pub static RULES: &[Rule] = &[
+    Rule {
+        id: "selinux.present",
+        title: "the host has SELinux",
+        layer: LAYER,
+        threat: "without mandatory access control, a runner that a guest took over is kept from other VMs by uid, namespaces, Landlock and seccomp alone",
+        severity: Severity::Low,
+        remedy: "boot with security=selinux and a policy with MCS; casemate policy install",
+        kinds: &[Kind::Plan, Kind::Vm, Kind::Host],
+        parameters: &[],
+        check: present,
+    },
+    Rule {
+        id: "selinux.enforcing",
+        title: "SELinux enforces",
+        layer: LAYER,
+        threat: "permissive SELinux logs what an attacker does and refuses nothing, while everything looks labelled",
+        severity: Severity::Critical,
+        remedy: "setenforce 1, and SELINUX=enforcing in /etc/selinux/config",
+        kinds: &[Kind::Plan, Kind::Vm, Kind::Host],
+        parameters: &[],
+        check: enforcing,
+    },
+    Rule {
+        id: "selinux.domain-enforced",
+        title: "the VMs' domain is not permissive",
+        layer: LAYER,
+        threat: "a permissive domain is refused nothing although the host enforces",
+        severity: Severity::Critical,
+        remedy: "semanage permissive -d the domain",
+        kinds: ASKED,
+        parameters: &[],
+        check: domain_enforced,
+    },
+    Rule {
+        id: "selinux.no-reach",
+        title: "a VM cannot use another VM's objects",
+        layer: LAYER,
+        threat: "a VM whose type categories do not constrain reads, writes, maps, traces or signals another VM's image or process",
+        severity: Severity::Critical,
+        remedy: "constrain the types by MCS (typeattributeset mcs_constrained_type), or use the module of Casemate",
+        kinds: ASKED,
+        parameters: &[Parameter {
+            name: "harmful",
+            what: "permissions that count as use of another VM's object; the rest is judged by selinux.no-rest",
+            default: Initial::Words(&HARMFUL),
+        }],
+        check: no_reach,
+    },
+    Rule {
+        id: "selinux.no-rest",
+        title: "nothing else is left open between two VMs",
+        layer: LAYER,
+        threat: "what a policy leaves open between two VMs (getattr, search, socket options) tells one of the other and grows with the next rule",
+        severity: Severity::Low,
+        remedy: "constrain the classes that are named (selinux.mcs-covers), or allow what is wanted in the profile",
+        kinds: ASKED,
+        parameters: &[Parameter {
+            name: "allowed",
+            what: "`object class:permission` that may be left open, as `image file:getattr`",
+            default: Initial::Words(&[]),
+        }],
+        check: no_rest,
+    },
+    Rule {
+        id: "selinux.mcs-covers",
+        title: "categories hold back the classes that two VMs have in common",
+        layer: LAYER,
+        threat: "where a policy's MCS does not name a class, one allow rule more opens it between all VMs",
+        severity: Severity::Medium,
+        remedy: "add mlsconstrain rules for the classes that are named, as policies/casemate_mcs.cil does",
+        kinds: ASKED,
+        parameters: &[Parameter {
+            name: "classes",
+            what: "classes that must be held back by categories",
+            default: Initial::Words(&[
+                "file",
+                "chr_file",
+                "blk_file",
+                "fifo_file",
+                "sock_file",
+                "dir",
+                "lnk_file",
+                "process",
+            ]),
+        }],
+        check: mcs_covers,
+    },
+    Rule {
+        id: "selinux.no-flows",
+        title: "no object carries information from one VM's level to another's",
+        layer: LAYER,
+        threat: "what one VM may write and another may read joins two tenants in two steps",
+        severity: Severity::Medium,
+        remedy: "take the permission from the runner's type (deny rules of the module), or allow the object in the profile with a reason",
+        kinds: ASKED,
+        parameters: &[Parameter {
+            name: "allowed",
+            what: "objects that may carry it, as `casemate_image_t:s0 file` (images shared on request)",
+            default: Initial::Words(&[]),
+        }],
+        check: no_flows,
+    },
+    Rule {
+        id: "selinux.entries",
+        title: "only those who start VMs can become one",
+        layer: LAYER,
+        threat: "another domain that can enter the VMs' domain runs its program with a VM's rights",
+        severity: Severity::High,
+        remedy: "remove the transition, or name the domain in `allowed` if it starts VMs by its office",
+        kinds: ASKED,
+        parameters: &[Parameter {
+            name: "allowed",
+            what: "domains that may become a VM",
+            default: Initial::Words(ENTRIES),
+        }],
+        check: entries,
+    },
+    Rule {
+        id: "selinux.others",
+        title: "only domains that are known may write, relabel, trace or signal a VM",
+        layer: LAYER,
+        threat: "a service that was taken over changes a VM's image or reads its memory",
+        severity: Severity::Low,
+        remedy: "take the right from the domain, or name it in `allowed` if it needs it by its office",
+        kinds: ASKED,
+        parameters: &[
+            Parameter {
+                name: "deeds",
+                what: "permissions that are looked for",
+                default: Initial::Words(&[
+                    "write",
+                    "append",
+                    "relabelfrom",
+                    "relabelto",
+                    "ptrace",
+                    "transition",
+                    "dyntransition",
+                ]),
+            },
+            Parameter {
+                name: "allowed",
+                what: "domains that may",
+                default: Initial::Words(&[
+                    "casemate_jailer_t",
+                    "casemate_warden_t",
+                    "virtd_t",
+                    "virtlogd_t",
+                    "container_runtime_t",
+                    "container_engine_t",
+                    "init_t",
+                    "kernel_t",
+                    "unconfined_t",
+                    "sysadm_t",
+                    "setfiles_t",
+                    "restorecond_t",
+                ]),
+            },
+        ],
+        check: others,
+    },
+    Rule {
+        id: "selinux.booleans",
+        title: "no boolean widens what a VM may do",
+        layer: LAYER,
+        threat: "a boolean that is on lets every VM's domain do more than its module says",
+        severity: Severity::Medium,
+        remedy: "setsebool -P NAME off, or name it in `allowed` with the profile's reason",
+        kinds: ASKED,
+        parameters: &[Parameter {
+            name: "allowed",
+            what: "booleans that may be as they are",
+            default: Initial::Words(&[]),
+        }],
+        check: booleans,
+    },
+    Rule {
+        id: "selinux.two-categories",
+        title: "the VM's level is one pair of categories",
+        layer: LAYER,
+        threat: "one category alone is a part of another VM's pair, and so within its reach (CVE-2021-3631)",
+        severity: Severity::Critical,
+        remedy: "start the VM again without a fixed level; casemate repair frees what is left",
+        kinds: ALL_OF_A_VM,
+        parameters: &[],
+        check: two_categories,
+    },
+    Rule {
+        id: "selinux.level-exclusive",
+        title: "no other VM has this VM's level",
+        layer: LAYER,
+        threat: "two VMs with one level are one VM to SELinux",
+        severity: Severity::Critical,
+        remedy: "stop one of the two; casemate labels --check shows who has the level",
+        kinds: ALL_OF_A_VM,
+        parameters: &[],
+        check: level_exclusive,
+    },
+    Rule {
+        id: "selinux.object-labels",
+        title: "the VM's objects are labelled as planned",
+        layer: LAYER,
+        threat: "an image with another label is open to other VMs, or to every domain of the host",
+        severity: Severity::High,
+        remedy: "stop the VM and start it again; casemate labels FILE says who else labelled it",
+        kinds: &[Kind::Vm],
+        parameters: &[],
+        check: object_labels,
+    },
+];
+
+/// The word for a pair that a plan leaves to the lease.
+pub const LEASED: &str = "(leased pair)";
+
+fn present(subject: &Subject, _: &Scope) -> Vec<Check> {
+    let expected = "SELinux is there";
+    vec![match &subject.host {
+        Known::Seen(host) => Check::judged(host.selinux != "disabled", "the host", expected, host.selinux.clone()),
+        Known::Unseen(why) => Check::unknown("the host", expected, why.clone()),
+    }]
+}
+
+fn enforcing(subject: &Subject, _: &Scope) -> Vec<Check> {
+    vec![match &subject.host {
+        Known::Seen(host) if host.selinux == "disabled" => {
+            Check::inapplicable("the host", "it has no SELinux (selinux.present)")
+        }
+        Known::Seen(host) => Check::judged(host.selinux == "enforcing", "the host", "enforcing", host.selinux.clone()),
+        Known::Unseen(why) => Check::unknown("the host", "enforcing", why.clone()),
+    }]
+}
+
+/// The policy's answers, judged; a host without SELinux and a plan without a policy have none.
+fn asked(subject: &Subject, expected: &str, judge: impl FnOnce(&Separation) -> Check) -> Vec<Check> {
+    vec![match &subject.separation {
+        Known::Seen(separation) => judge(separation),
+        Known::Unseen(_) if selinux_is_off(subject) == Ok(true) => {
+            Check::inapplicable("the policy", "the host has no SELinux (selinux.present)")
+        }
+        Known::Unseen(why) => Check::unknown("the policy", expected, why.clone()),
+    }]
+}
+
+fn domain_enforced(subject: &Subject, _: &Scope) -> Vec<Check> {
+    let expected = "not a permissive domain";
+    asked(subject, expected, |policy| {
+        let seen = if policy.permissive_domain { "permissive" } else { "not permissive" };
+        Check::judged(!policy.permissive_domain, policy.runner.clone(), expected, seen)
+    })
+}
+
+fn permission_of(line: &str) -> &str {
+    line.rsplit(':').next().unwrap_or_default()
+}
+
+fn no_reach(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "no use of another VM's objects";
+    let harmful = scope.words("harmful");
+    asked(subject, expected, |policy| {
+        let found: Vec<String> =
+            policy.reach.iter().filter(|line| harmful.contains(&permission_of(line))).cloned().collect();
+        Check::none_of(&found, format!("{} on {}", policy.runner, policy.other_image), expected)
+    })
+}
+
+fn no_rest(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "nothing else on another VM's objects";
+    let (harmful, allowed) = (HARMFUL, scope.words("allowed"));
+    asked(subject, expected, |policy| {
+        let rest = policy.reach.iter().filter(|line| !harmful.contains(&permission_of(line)));
+        let found: Vec<String> = rest.filter(|line| !allowed.contains(&line.as_str())).cloned().collect();
+        Check::none_of(&found, format!("{} on {}", policy.runner, policy.other_image), expected)
+    })
+}
+
+fn mcs_covers(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "held back by categories";
+    asked(subject, expected, |policy| {
+        let wanted = scope.words("classes");
+        let found: Vec<String> =
+            policy.unconstrained.iter().filter(|class| wanted.contains(&class.as_str())).cloned().collect();
+        Check::none_of(&found, format!("classes {}", wanted.join(" ")), expected)
+    })
+}
+
+fn no_flows(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "nothing that one VM writes and another reads";
+    asked(subject, expected, |policy| {
+        let allowed = scope.words("allowed");
+        let found: Vec<String> =
+            policy.flows.iter().filter(|flow| !allowed.contains(&flow.as_str())).cloned().collect();
+        Check::none_of(&found, format!("{} to {}", policy.runner, policy.other_runner), expected)
+    })
+}
+
+fn entries(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "only domains that start VMs";
+    asked(subject, expected, |policy| {
+        let allowed = scope.words("allowed");
+        let found: Vec<String> =
+            policy.entries.iter().filter(|from| !allowed.contains(&from.as_str())).cloned().collect();
+        Check::none_of(&found, format!("ways into {}", policy.runner), expected)
+    })
+}
+
+/// Lines are `domain object class:permission`.
+fn others(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "only domains that are known";
+    asked(subject, expected, |policy| {
+        let (deeds, allowed) = (scope.words("deeds"), scope.words("allowed"));
+        let strange = policy.others.iter().filter(|line| {
+            let domain = line.split(' ').next().unwrap_or_default();
+            deeds.contains(&permission_of(line)) && !allowed.contains(&domain)
+        });
+        let found: Vec<String> = strange.cloned().collect();
+        Check::none_of(&found, format!("who may touch {} and {}", policy.runner, policy.image), expected)
+    })
+}
+
+fn booleans(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "no boolean widens it";
+    asked(subject, expected, |policy| {
+        let allowed = scope.words("allowed");
+        let wide = policy.booleans.iter().filter(|(name, widens)| **widens && !allowed.contains(&name.as_str()));
+        let found: Vec<String> = wide.map(|(name, _)| name.clone()).collect();
+        Check::none_of(&found, format!("booleans of {}", policy.runner), expected)
+    })
+}
+
+fn two_categories(subject: &Subject, _: &Scope) -> Vec<Check> {
+    let expected = "s0 and exactly two categories";
+    each(
+        subject,
+        expected,
+        |process| &process.label,
+        |process, label| {
+            let Some(label) = label else {
+                return vec![Check::inapplicable(named(process), "the host has no SELinux (selinux.present)")];
+            };
+            let level = level_of(label).unwrap_or_default();
+            if subject.kind == Kind::Plan && level == format!("s0:{LEASED}") {
+                return vec![Check::judged(true, named(process), expected, "a pair is leased at the start")];
+            }
+            let pair = Level::parse(level).is_some_and(|level| level.categories.len() == 2);
+            vec![Check::judged(pair, named(process), expected, label.clone())]
+        },
+    )
+}
+
+fn level_exclusive(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let expected = "no other VM at this level";
+    each(
+        subject,
+        expected,
+        |process| &process.label,
+        |process, label| {
+            let shared = subject.standing.seen().is_some_and(|standing| standing.level_shared);
+            let Some(label) = label else {
+                return vec![Check::inapplicable(named(process), "the host has no SELinux (selinux.present)")];
+            };
+            if subject.kind == Kind::Plan {
+                let seen = if shared { "level_shared is asked for" } else { "exclusive" };
+                return vec![Check::judged(!shared, named(process), expected, seen)];
+            }
+            let level = level_of(label).unwrap_or_default();
+            let mut found: Vec<String> =
+                scope.crowd.with_level(level, &subject.name).into_iter().map(|vm| format!("{vm} at {level}")).collect();
+            if shared {
+                found.push("it was started with level_shared".into());
+            }
+            vec![Check::none_of(&found, format!("{} at {level}", named(process)), expected)]
+        },
+    )
+}
+
+fn object_labels(subject: &Subject, _: &Scope) -> Vec<Check> {
+    let judge = |object: &Object| {
+        let what = format!("{} at {}", object.name, object.path);
+        match (&object.label, &object.wanted) {
+            (Known::Seen(_), None) => Check::inapplicable(what, "no label was planned for it"),
+            (Known::Seen(label), Some(wanted)) => {
+                let seen = label.clone().unwrap_or_else(|| "none".into());
+                Check::judged(seen == *wanted, what, wanted.clone(), seen)
+            }
+            (Known::Unseen(why), wanted) => Check::unknown(what, wanted.clone().unwrap_or_default(), why.clone()),
+        }
+    };
+    subject.objects.iter().map(judge).collect()
+}

@@ -1,0 +1,145 @@
+//! What an audit tells: the report in the form that was asked for, to a file or standard output, and the exit status.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use casemate_audit::profile::Profile;
+use casemate_audit::report::Report;
+use casemate_audit::report::visible::visible;
+use casemate_audit::rule::{Finding, Severity, Verdict};
+use casemate_audit::subject::Subject;
+use casemate_audit::{Around, Policy, judge};
+
+use crate::args::Format;
+use crate::audit_args::OutputArgs;
+use crate::failure::{Failure, Result};
+use crate::output::{Context, Tone, paint};
+
+/// Judges the subjects by the profile that was asked for, prints the report, answers with the exit status of the audit.
+pub fn tell(context: &Context, args: &OutputArgs, subjects: Vec<Subject>, policy: Option<&Policy>) -> Result<u8> {
+    let profile = profile(args)?;
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let report = judge(subjects, &profile, &Around { time, host, policy });
+    let text = form(context.format, &report)?;
+    match &args.output {
+        None => context.print(&text)?,
+        Some(path) => write(path, &text)?,
+    }
+    Ok(report.exit_status())
+}
+
+/// The profile is read before anything is looked at: a wrong one costs no time.
+pub fn profile(args: &OutputArgs) -> Result<Profile> {
+    match &args.profile {
+        None => Ok(Profile::default()),
+        Some(path) => Profile::read(path).map_err(|error| {
+            Failure::from_error(&error).remedy("docs/audit-rules.md names every rule, parameter and assertion")
+        }),
+    }
+}
+
+/// Whole or not at all: a half report must not be taken for one.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let failed = |error: std::io::Error| Failure::io(format!("writing {}", path.display()), error);
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let special = std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+    if special {
+        return std::fs::write(path, text).map_err(failed);
+    }
+    let name = path.file_name().ok_or_else(|| Failure::new(format!("-o {}: not a file's name", path.display())))?;
+    let draft = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&draft);
+    }
+    written.map_err(failed)
+}
+
+fn form(format: Format, report: &Report) -> Result<String> {
+    match format {
+        Format::Text => Ok(text(report)),
+        Format::Json => {
+            let text = serde_json::to_string_pretty(report).map_err(|error| Failure::from_error(&error))?;
+            Ok(text + "\n")
+        }
+    }
+}
+
+/// By subject, what failed first and the worst of it first; what passed in one line.
+fn text(report: &Report) -> String {
+    let mut out = String::new();
+    let mut by_subject: BTreeMap<(usize, &str), Vec<&Finding>> = BTreeMap::new();
+    for finding in &report.findings {
+        let place = report.subjects.iter().position(|s| s.name == finding.subject && s.kind == finding.kind);
+        by_subject.entry((place.unwrap_or(usize::MAX), &finding.subject)).or_default().push(finding);
+    }
+    for ((_, name), findings) in by_subject {
+        let kind = findings.first().map_or("", |finding| kind(finding.kind));
+        let _ = writeln!(out, "{}", paint(&format!("{kind} {}", visible(name)), Tone::Head));
+        subject(&mut out, findings);
+        out.push('\n');
+    }
+    for waived in &report.waived {
+        let _ = writeln!(out, "{}  {}: {}", paint("switched off", Tone::Weak), waived.rule, visible(&waived.reason));
+    }
+    let tone = match report.exit_status() {
+        0 => Tone::Good,
+        1 | 5 => Tone::Weak,
+        _ => Tone::Bad,
+    };
+    let _ = writeln!(out, "{}", paint(&report.verdict(), tone));
+    out
+}
+
+fn kind(kind: casemate_audit::subject::Kind) -> &'static str {
+    use casemate_audit::subject::Kind;
+    match kind {
+        Kind::Plan => "plan",
+        Kind::Policy => "policy",
+        Kind::Vm => "VM",
+        Kind::Process => "process",
+        Kind::Host => "host",
+    }
+}
+
+fn subject(out: &mut String, mut findings: Vec<&Finding>) {
+    let rank = |finding: &Finding| match finding.check.verdict {
+        Verdict::Fail => 0,
+        Verdict::Unknown => 1,
+        Verdict::Inapplicable => 2,
+        Verdict::Pass => 3,
+    };
+    findings.sort_by_key(|finding| (rank(finding), std::cmp::Reverse(finding.severity)));
+    let mut told = "";
+    for finding in findings.iter().filter(|f| matches!(f.check.verdict, Verdict::Fail | Verdict::Unknown)) {
+        let check = &finding.check;
+        let (word, tone) = match check.verdict {
+            Verdict::Fail => (format!("FAIL {}", finding.severity.word()), severe(finding.severity)),
+            _ => ("unknown".to_owned(), Tone::Weak),
+        };
+        let _ = writeln!(out, "  {}  {}: {}", paint(&word, tone), finding.rule, visible(&finding.title));
+        let _ = writeln!(out, "    {}: expected {}", visible(&check.what), visible(&check.expected));
+        let _ = writeln!(out, "    seen: {}", visible(&check.seen));
+        if check.verdict == Verdict::Fail && finding.rule != told {
+            told = &finding.rule;
+            let _ = writeln!(out, "    threat: {}", visible(&finding.threat));
+            let _ = writeln!(out, "    what to do: {}", visible(&finding.remedy));
+        }
+    }
+    for (verdict, word) in [(Verdict::Inapplicable, "not applicable"), (Verdict::Pass, "passed")] {
+        let mut rules: Vec<&str> =
+            findings.iter().filter(|f| f.check.verdict == verdict).map(|f| f.rule.as_str()).collect();
+        let count = rules.len();
+        rules.sort_unstable();
+        rules.dedup();
+        if count > 0 {
+            let _ = writeln!(out, "  {} ({count}): {}", paint(word, Tone::Good), rules.join(", "));
+        }
+    }
+}
+
+fn severe(severity: Severity) -> Tone {
+    if severity >= Severity::High { Tone::Bad } else { Tone::Weak }
+}
