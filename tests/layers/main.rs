@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("casemate-storage", 1),
     ("casemate-agent-protocol", 1),
     ("casemate-devices", 2),
+    ("casemate-evidence", 2),
     ("casemate-client", 3),
     ("casemate-confine", 3),
     ("casemate-label", 3),
@@ -51,7 +52,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 const UNSAFE: &[&str] = &["casemate-sys", "casemate-vm", "casemate-audit"];
 
 /// Most packages in a trusted binary's tree, itself and our rooms included, build-time ones not (docs/dependencies.md).
-const BUDGET: &[(&str, usize)] = &[("casemate-runner", 42), ("casemate-jailer", 50), ("casemate-agent", 25)];
+const BUDGET: &[(&str, usize)] = &[("casemate-runner", 42), ("casemate-jailer", 51), ("casemate-agent", 25)];
 
 fn metadata() -> Metadata {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");

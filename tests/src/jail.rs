@@ -196,7 +196,7 @@ impl Host {
         left.extend(self.leases().into_iter().map(|lease| format!("lease {lease}")));
         left.extend(self.cgroups().into_iter().map(|path| format!("cgroup {}", path.display())));
         for sandbox in self.sandboxes() {
-            let kept = |file: &String| file == "exit.json" || file.contains("-log.");
+            let kept = |file: &String| ["exit.json", "start.json"].contains(&file.as_str()) || file.contains("-log.");
             let files = self.files(&sandbox);
             left.extend(files.iter().filter(|file| !kept(file)).map(|file| format!("{sandbox}/{file}")));
             if !files.iter().any(|file| file == "exit.json") {

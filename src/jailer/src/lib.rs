@@ -17,6 +17,7 @@ mod clock;
 mod config;
 mod customizable;
 mod error;
+mod evidence;
 mod facts;
 mod guest;
 mod hugepages;

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use casemate_evidence::parts::KEPT;
 use casemate_label::durable::{self, Found, HELD};
 use casemate_label::{
     Intent, Journal, JournalError, Lease, Ledger, Owner, Profile, Relabeler, UndoOutcome, UndoReport, Undoer,
@@ -383,7 +384,7 @@ fn forget(journal: &mut Journal, did: &mut [UndoReport]) -> Result<bool, Journal
 /// What stays of a sandbox that has ended.
 fn kept() -> Vec<&'static str> {
     let logs = casemate_plan::names::CONSOLE_LOG.into_iter().chain(casemate_plan::names::OUTPUT_LOG);
-    [EXIT].into_iter().chain(logs).collect()
+    [EXIT, KEPT].into_iter().chain(logs).collect()
 }
 
 /// Removes the record and logs of a sandbox that has ended.

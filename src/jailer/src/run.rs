@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use casemate_evidence::parts::{self, KEPT, Kept, Planned};
 use casemate_label::{Attribute, Profile, VerifiedProc, mode};
 use casemate_plan::{Action, BoundFd, FdAccess, HostConfig, Layer, Plan, Role, RolePlan, names, plan};
 use casemate_spec::{PolicyChange, Posture, SandboxId, SandboxSpec};
@@ -19,7 +20,7 @@ use crate::clock::{ChildClock, Stopwatch};
 use crate::error::StepFailed;
 use crate::facts::Gathered;
 use crate::policy_guard::PolicyGuard;
-use crate::start::{self, Start};
+use crate::start::{self, Asked, Start};
 use crate::store::{EXIT, STATE, VSOCK};
 use crate::warden::Warden;
 use crate::{attest, clock, facts, guest, input};
@@ -60,13 +61,15 @@ fn started(config: &HostConfig, spec: &[u8], client: Channel, mut watch: Stopwat
         let plan = plan(&spec, &host, config);
         plan.check().map_err(|e| StepFailed::because("plan", e.to_string()))?;
         watch.lap("plan");
-        Ok((spec, plan, choice.profile))
+        Ok((spec, plan, choice.profile, host))
     });
-    let (spec, plan, profile) = match planned {
+    let (parsed, plan, profile, facts) = match planned {
         Ok(planned) => planned,
         Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
     };
-    let mut start = match reserve(config, &spec, &plan, profile, watch) {
+    let asked = Asked { bytes: spec.to_vec(), facts };
+    let spec = parsed;
+    let mut start = match reserve(config, &spec, &plan, profile, asked, watch) {
         Ok(start) => start,
         Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
     };
@@ -104,6 +107,7 @@ fn reserve(
     spec: &SandboxSpec,
     plan: &Plan,
     profile: Profile,
+    asked: Asked,
     watch: Stopwatch,
 ) -> Result<Start, StepFailed> {
     let name = match spec.name() {
@@ -112,7 +116,7 @@ fn reserve(
     };
     let first = plan.steps.first().filter(|step| matches!(step.action, Action::ReserveName { .. }));
     let first = first.ok_or_else(|| StepFailed::because("plan", "it does not begin with a name"))?;
-    Start::reserve(config, name, first, profile, watch)
+    Start::reserve(config, name, first, profile, asked, watch)
 }
 
 fn made_up_name() -> Result<SandboxId, StepFailed> {
@@ -287,6 +291,8 @@ fn warden(
         let record = record(spec, plan, &role, start, &child)?;
         start.dir.write_record(STATE, &record)?;
         start.watch.lap("write the sandbox's record");
+        start.dir.write_record(KEPT, &kept(plan, &role, start)?)?;
+        start.watch.lap("keep specification and plan for evidence");
         let attest = attest::outside(plan, role, start, child.pid())?;
         let policy = match &start.label {
             Some(label) => PolicyGuard::open(start.relabeler.profile(), label)?,
@@ -377,6 +383,21 @@ fn record(
     })
 }
 
+/// What evidence of this sandbox is made from, later.
+fn kept(plan: &Plan, role: &RolePlan, start: &Start) -> Result<Kept, StepFailed> {
+    let spec = String::from_utf8(start.asked.bytes.clone());
+    Ok(Kept {
+        version: parts::VERSION,
+        spec: spec.map_err(|e| StepFailed::stage("keep the specification", e))?,
+        planned: Planned {
+            facts: start.asked.facts.clone(),
+            config: start.config.clone(),
+            plan: plan.clone(),
+            role: role.clone(),
+        },
+    })
+}
+
 fn descriptor(fd: &BoundFd) -> record::Descriptor {
     record::Descriptor {
         number: fd.number,
@@ -449,7 +470,7 @@ fn finish(mut warden: Warden, mut start: Start) {
     warden.record.labels = start.labels_now();
     warden.record.warnings.extend(left.iter().map(|what| format!("not undone, see `casemate repair`: {what}")));
     let written = warden.dir.write_record(EXIT, &warden.record).and_then(|()| {
-        let kept = [EXIT, casemate_label::journal::JOURNAL];
+        let kept = [EXIT, KEPT, casemate_label::journal::JOURNAL];
         let logs = names::CONSOLE_LOG.into_iter().chain(names::OUTPUT_LOG);
         let keep: Vec<&str> = kept
             .into_iter()

@@ -11,7 +11,7 @@ use casemate_label::{
     Attribute, Context, Intent, Journal, LabelClass, Ledger, Level, Owner, Profile, Relabeler, UndoOutcome, Undoer,
     VerifiedProc, Window, durable, record,
 };
-use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, Plan, Step, names};
+use casemate_plan::{Action, CgroupPlan, FdAccess, FdKind, HostConfig, HostFacts, Plan, Step, names};
 use casemate_spec::{Posture, SandboxId};
 use casemate_storage::{LockError, LockMode, lock_image, lock_metadata};
 use casemate_sys::path::{self, Identity, OFlags};
@@ -23,6 +23,13 @@ use rustix::fs::FileType;
 use crate::clock::{ChildClock, Stopwatch};
 use crate::error::{StepFailed, sentence};
 use crate::store::{CONTROL, RunDir, SandboxDir, VSOCK};
+
+/// What a plan is made from, beside the host's configuration: kept for evidence.
+pub struct Asked {
+    /// The caller's bytes, and what they say.
+    pub bytes: Vec<u8>,
+    pub facts: HostFacts,
+}
 
 /// What the steps have made so far.
 pub struct Start {
@@ -52,6 +59,8 @@ pub struct Start {
     pub runner: Option<Channel>,
     pub control: Option<OwnedFd>,
     guest_config: Option<Vec<u8>>,
+    /// From what it was planned.
+    pub asked: Asked,
     pub watch: Stopwatch,
     pub child_clock: Option<ChildClock>,
 }
@@ -63,6 +72,7 @@ impl Start {
         name: SandboxId,
         step: &Step,
         profile: Profile,
+        asked: Asked,
         mut watch: Stopwatch,
     ) -> Result<Self, StepFailed> {
         let run = RunDir::open(&config.run_dir, true)?;
@@ -102,6 +112,7 @@ impl Start {
             runner: None,
             control: None,
             guest_config: None,
+            asked,
             watch,
             child_clock: None,
         })

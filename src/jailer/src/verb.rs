@@ -10,7 +10,7 @@ use lexopt::{Arg, Parser, ValueExt};
 use serde::Serialize;
 
 use crate::error::StepFailed;
-use crate::{census, config, facts, input, policy, repair, run, trial};
+use crate::{census, config, evidence, facts, input, policy, repair, run, trial};
 
 const HELP: &str = "\
 casemate-jailer: Casemate's only privileged program; started by `casemate`, not by hand
@@ -25,6 +25,9 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   attack A B     what code in A's confinement can do to B, layer by layer, as JSON
   policy build|check|install|remove|status   Casemate's SELinux module; in the caller's domain
   matrix A B     the same for every class of objects, beside what the policy says; --twin TYPE, a domain for categories alone
+  seal           sign the evidence on standard input, append it to the host's chain, print both as JSON
+  chain          print the chain of what was sealed here, as JSON
+  key            print the host's public key, as JSON; made at the first use
   try NAME       attempts from inside NAME's confinement, for matrix: request on descriptor 3, JSON answer
 
 options: --run-dir DIR, --state-dir DIR, --help, --version; selftest and attack: --part whole|selinux|others;
@@ -43,6 +46,9 @@ enum Verb {
     Policy(policy::Verb, policy::Options),
     Matrix { attacker: SandboxId, victim: SandboxId, twin: Option<String> },
     Try(SandboxId),
+    Seal,
+    Chain,
+    Key,
     Help,
     Version,
 }
@@ -94,6 +100,9 @@ fn act(call: Call) -> Result<(), StepFailed> {
             json(&trial::matrix(&config, (&attacker, &victim), twin.as_deref())?)
         }
         Verb::Try(name) => json(&trial::answer(&config, &name)?),
+        Verb::Seal => json(&evidence::seal(&config)?),
+        Verb::Chain => json(&evidence::chain(&config)?),
+        Verb::Key => json(&evidence::key(&config)?),
         Verb::Help | Verb::Version => Ok(()),
     }
 }
@@ -166,6 +175,9 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["policy", verb] => Verb::Policy(policy_verb(verb, &module)?, module.clone()),
         ["matrix", a, b] => Verb::Matrix { attacker: id(a)?, victim: id(b)?, twin: twin.take() },
         ["try", name] => Verb::Try(id(name)?),
+        ["seal"] => Verb::Seal,
+        ["chain"] => Verb::Chain,
+        ["key"] => Verb::Key,
         ["help"] => Verb::Help,
         ["version"] => Verb::Version,
         [] => return Err("no verb is given".into()),
@@ -258,6 +270,9 @@ mod tests {
             &["policy", "install", "--base", "/x"],
             &["facts", "--base", "/x"],
             &["labels", "relative"],
+            &["seal", "x"],
+            &["chain", "x"],
+            &["key", "--dry-run"],
         ] {
             assert!(parsed(bad).is_err(), "{bad:?}");
         }

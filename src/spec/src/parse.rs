@@ -31,11 +31,13 @@ pub fn toml(text: &str) -> Result<SpecFile, SpecError> {
 }
 
 /// The JSON Schema of the wire form, with keys in order whatever features the JSON library was built with.
+#[cfg(feature = "schema")]
 pub fn json_schema() -> String {
     let schema = sorted(schemars::schema_for!(SpecFile).into());
     serde_json::to_string_pretty(&schema).unwrap_or_default() + "\n"
 }
 
+#[cfg(feature = "schema")]
 fn sorted(value: serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::Object(map) => {

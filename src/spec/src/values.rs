@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// What must hold of the confinement (DESIGN rule 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Posture {
     /// Anything less; only with `--allow-reduced REASON`.
@@ -191,7 +191,7 @@ impl CpuCount {
 
 /// Format of a disk image. Always named by the user, never guessed from content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
     Raw,
@@ -210,7 +210,7 @@ impl fmt::Display for DiskFormat {
 
 /// Size of the pages that guest memory is made of (x86-64: what hugetlbfs offers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum HugePageSize {
     #[serde(rename = "2M")]
     M2,
@@ -246,7 +246,7 @@ impl fmt::Display for HugePageSize {
 
 /// Whose SELinux types a sandbox uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SelinuxProfile {
     /// The module in `policies/`.
@@ -269,7 +269,7 @@ impl fmt::Display for SelinuxProfile {
 
 /// What happens to a running sandbox when the loaded policy stops separating it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyChange {
     Stop,

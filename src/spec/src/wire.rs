@@ -19,7 +19,7 @@ fn version() -> u32 {
 
 /// A sandbox as asked for.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SpecFile {
     /// Version of this form; 1.
@@ -104,7 +104,7 @@ pub struct SpecFile {
 
 /// Root file system: exactly one of `dir`, `tar`, `image`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RootFile {
     /// A directory on the host, made into a read-only image.
@@ -135,7 +135,7 @@ pub struct RootFile {
 
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DiskFile {
     /// Name, 1 to 20 of `a-z 0-9 _ -`; the guest sees it as the disk's serial.
@@ -168,7 +168,7 @@ pub struct DiskFile {
 
 /// An image below another one, read-only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LayerFile {
     /// Image or block device on the host, an absolute path.
@@ -179,7 +179,7 @@ pub struct LayerFile {
 
 /// What is asked of SELinux; every field has a default.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SelinuxFile {
     /// Whose types: `casemate`, `svirt` or `container`. The first of them that the policy has when absent.
@@ -202,7 +202,7 @@ pub struct SelinuxFile {
 
 /// Limits on the processes that serve the VM.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LimitsFile {
     /// CPU time, in hundredths of a CPU (150 is one and a half).
@@ -220,7 +220,7 @@ pub struct LimitsFile {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RebootFile {
     Stop,
@@ -229,7 +229,7 @@ pub enum RebootFile {
 
 /// A map of strings that refuses a repeated key instead of keeping the last.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-#[cfg_attr(feature = "text", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct UniqueMap(pub BTreeMap<String, String>);
 
