@@ -22,6 +22,14 @@ impl<T> Known<T> {
         }
     }
 
+    /// What is made of it, if it was seen.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Known<U> {
+        match self {
+            Known::Seen(value) => Known::Seen(make(value)),
+            Known::Unseen(why) => Known::Unseen(why),
+        }
+    }
+
     pub fn unseen(why: impl Into<String>) -> Self {
         Known::Unseen(why.into())
     }

@@ -1,0 +1,342 @@
+//! Who is kept from whom by what: every ordered pair of VMs, each layer judged alone.
+//!
+//! A layer holds alone if a runner that its guest has taken over could not reach the other's process, memory, files or
+//! sockets were there no other layer. What a VM is as one who acts, and how two VMs relate, are each brought down to a few
+//! classes first; a pair then costs some comparisons of numbers and short lists, and equal answers are kept once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::separation::{dominates, level};
+use crate::report::{Cell, Matrix, Pair};
+use crate::rule::Verdict;
+use crate::subject::{Fd, Kind, Known, Process, Subject, Thread};
+
+type Answer = (Verdict, String);
+
+/// Namespaces that lead to another VM's processes, files, sockets or shared memory, if they are shared.
+const APART: [&str; 4] = ["ipc", "mnt", "net", "pid"];
+/// Permissions that make another VM's objects its own, in words of the policy.
+const HARMFUL: [&str; 10] =
+    ["read", "write", "append", "open", "execute", "ptrace", "signal", "sigkill", "connectto", "map"];
+/// System calls that name something that was not handed over: a process, a path, an address, a key.
+const REACHING: [&str; 43] = [
+    "open", "openat", "openat2", "creat", "open_by_handle_at", "execve", "execveat", "mknod", "mknodat", "link",
+    "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mount", "move_mount", "open_tree", "kill",
+    "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open", "pidfd_send_signal", "pidfd_getfd",
+    "ptrace", "process_vm_readv", "process_vm_writev", "socket", "connect", "bind", "shmget", "msgget", "semget",
+    "mq_open", "keyctl", "bpf", "perf_event_open", "io_uring_setup", "setns", "unshare",
+];
+
+/// What a VM is, for comparisons.
+struct Side<'a> {
+    name: &'a str,
+    uids: BTreeSet<u32>,
+    level: Option<&'a str>,
+    namespaces: Vec<Option<&'a str>>,
+    cgroups: BTreeSet<&'a str>,
+    /// Answers that do not depend on the other; equal ones have equal numbers.
+    own: usize,
+}
+
+/// How two VMs stand to each other; the key of a cell together with who acts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Relation {
+    own: usize,
+    same_uid: Option<bool>,
+    dominates: Option<bool>,
+    shared_namespaces: Vec<&'static str>,
+    unknown_namespaces: bool,
+    same_cgroup: Option<String>,
+    object: Option<String>,
+}
+
+/// The matrix of all VMs among the subjects whose runner was looked at.
+pub fn of(subjects: &[Subject]) -> Matrix {
+    let vms: Vec<(&Subject, &Process)> = subjects.iter().filter_map(|subject| Some((subject, runner(subject)?))).collect();
+    if vms.len() < 2 {
+        return Matrix::default();
+    }
+    let mut answers: Vec<BTreeMap<&'static str, Answer>> = Vec::new();
+    let sides: Vec<Side<'_>> = vms.iter().map(|(subject, runner)| side(subject, runner, &mut answers)).collect();
+    let objects = shared_objects(&vms);
+    let mut cells: Vec<Cell> = Vec::new();
+    let mut known: HashMap<Relation, usize> = HashMap::new();
+    let mut all: Vec<Pair> = Vec::new();
+    for (from, a) in sides.iter().enumerate() {
+        for (to, b) in sides.iter().enumerate().filter(|(to, _)| *to != from) {
+            let relation = relation(a, b, objects.get(&(from.min(to), from.max(to))));
+            let cell = *known.entry(relation).or_insert_with_key(|relation| {
+                cells.push(cell(relation, &answers[relation.own]));
+                cells.len() - 1
+            });
+            all.push(Pair { from, to, cell });
+        }
+    }
+    let mut counts = vec![0usize; cells.len()];
+    all.iter().for_each(|pair| counts[pair.cell] += 1);
+    let common = (0..cells.len()).max_by_key(|cell| (counts[*cell], usize::MAX - cell)).unwrap_or_default();
+    all.retain(|pair| pair.cell != common);
+    Matrix { vms: sides.iter().map(|side| side.name.to_owned()).collect(), cells, common, pairs: all }
+}
+
+fn runner(subject: &Subject) -> Option<&Process> {
+    let is_vm = subject.kind == Kind::Vm;
+    subject.processes.iter().find(|process| is_vm && process.role == "runner" && process.pid.is_some())
+}
+
+fn side<'a>(subject: &'a Subject, runner: &'a Process, answers: &mut Vec<BTreeMap<&'static str, Answer>>) -> Side<'a> {
+    let mine = BTreeMap::from([
+        ("uid", capabilities(runner)),
+        ("selinux", policy(subject)),
+        ("landlock", landlock(runner)),
+        ("seccomp", seccomp(runner)),
+        ("namespaces", hosts_namespaces(runner)),
+        ("cgroup", limits(runner)),
+        ("fds", descriptors(runner)),
+    ]);
+    let own = answers.iter().position(|known| *known == mine).unwrap_or_else(|| {
+        answers.push(mine);
+        answers.len() - 1
+    });
+    let threads = runner.threads.seen().into_iter().flatten();
+    let namespaces = runner.namespaces.seen();
+    Side {
+        name: &subject.name,
+        uids: threads.flat_map(|thread| thread.uid).collect(),
+        level: runner.label.seen().and_then(|label| level(label.as_deref()?)),
+        namespaces: APART.iter().map(|name| Some(namespaces?.get(*name)?.id.as_str())).collect(),
+        cgroups: own_cgroups(runner),
+        own,
+    }
+}
+
+/// Directories that it is in itself: the deepest ones; those above are everybody's.
+fn own_cgroups(runner: &Process) -> BTreeSet<&str> {
+    let all: Vec<&str> = runner.cgroups.seen().into_iter().flatten().map(|cgroup| cgroup.path.as_str()).collect();
+    let above = |dir: &str| all.iter().any(|other| other.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')));
+    all.iter().copied().filter(|dir| !above(dir)).collect()
+}
+
+fn relation(a: &Side<'_>, b: &Side<'_>, object: Option<&String>) -> Relation {
+    let pairs = || APART.iter().zip(a.namespaces.iter().zip(&b.namespaces));
+    Relation {
+        own: a.own,
+        same_uid: (!a.uids.is_empty() && !b.uids.is_empty()).then(|| !a.uids.is_disjoint(&b.uids)),
+        dominates: a.level.zip(b.level).and_then(|(a, b)| if a == b { Some(true) } else { dominates(a, b) }),
+        shared_namespaces: pairs().filter(|(_, (a, b))| a.is_some() && a == b).map(|(name, _)| *name).collect(),
+        unknown_namespaces: pairs().any(|(_, (a, b))| a.is_none() || b.is_none()),
+        same_cgroup: a.cgroups.intersection(&b.cgroups).next().map(|dir| (*dir).to_owned()),
+        object: object.cloned(),
+    }
+}
+
+fn cell(relation: &Relation, own: &BTreeMap<&'static str, Answer>) -> Cell {
+    let mut layers: BTreeMap<String, Answer> = own.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+    // What the pair itself says stands over what the one who acts says of itself; a failure of either stays.
+    let mut judge = |layer: &str, verdict: Verdict, why: String| {
+        if let Some(answer) = layers.get_mut(layer).filter(|answer| answer.0 != Verdict::Fail) {
+            *answer = (verdict, why);
+        }
+    };
+    match relation.same_uid {
+        Some(true) => judge("uid", Verdict::Fail, "both have the same uid".into()),
+        Some(false) => {}
+        None => judge("uid", Verdict::Unknown, "the threads of one of them could not be read".into()),
+    }
+    match relation.dominates {
+        Some(true) => judge("selinux", Verdict::Fail, "its level dominates the other's: categories do not part them".into()),
+        Some(false) => {}
+        None => judge("selinux", Verdict::Unknown, "one of them shows no level".into()),
+    }
+    if !relation.shared_namespaces.is_empty() {
+        judge("namespaces", Verdict::Fail, format!("they share: {}", relation.shared_namespaces.join(", ")));
+    } else if relation.unknown_namespaces {
+        judge("namespaces", Verdict::Unknown, "the namespaces of one of them could not be read".into());
+    }
+    if let Some(dir) = &relation.same_cgroup {
+        judge("cgroup", Verdict::Fail, format!("both are in {dir}"));
+    }
+    if let Some(object) = &relation.object {
+        judge("fds", Verdict::Fail, object.clone());
+    }
+    Cell { layers }
+}
+
+fn unknown(why: &str) -> Answer {
+    (Verdict::Unknown, why.to_owned())
+}
+
+fn own_threads(runner: &Process) -> Result<Vec<&Thread>, Answer> {
+    match &runner.threads {
+        Known::Seen(threads) => Ok(threads.iter().filter(|thread| !thread.kernel).collect()),
+        Known::Unseen(why) => Err(unknown(why)),
+    }
+}
+
+fn capabilities(runner: &Process) -> Answer {
+    let threads = match own_threads(runner) {
+        Ok(threads) => threads,
+        Err(answer) => return answer,
+    };
+    if threads.iter().any(|thread| thread.uid.contains(&0)) {
+        return (Verdict::Fail, "it is root's".into());
+    }
+    let held = |thread: &&&Thread| thread.capabilities.permitted | thread.capabilities.effective != 0;
+    match threads.iter().find(held) {
+        Some(thread) => (Verdict::Fail, format!("its thread {} has capabilities, which stand over uids", thread.name)),
+        None => (Verdict::Pass, "each has a uid of its own, and no capability".into()),
+    }
+}
+
+fn policy(subject: &Subject) -> Answer {
+    let separation = match &subject.separation {
+        Known::Seen(separation) => separation,
+        Known::Unseen(why) => {
+            let off = subject.host.seen().is_some_and(|host| host.selinux == "disabled");
+            return if off { (Verdict::Fail, "this host has no SELinux".into()) } else { unknown(why) };
+        }
+    };
+    let harmful = |right: &&String| right.split_once(':').is_some_and(|(_, permission)| HARMFUL.contains(&permission));
+    let reached: Vec<&str> = separation.reach.iter().filter(harmful).map(String::as_str).collect();
+    match separation.enforcing {
+        Some(false) => (Verdict::Fail, "SELinux is permissive".into()),
+        None => unknown("whether SELinux enforces is not known"),
+        Some(true) if separation.permissive_domain => (Verdict::Fail, "its domain is permissive".into()),
+        Some(true) if !reached.is_empty() => {
+            (Verdict::Fail, format!("the loaded policy allows it, of another's: {}", reached.join(" ")))
+        }
+        Some(true) => (Verdict::Pass, format!("the loaded policy lets {} touch nothing of another level", separation.family)),
+    }
+}
+
+fn landlock(runner: &Process) -> Answer {
+    let landlock = match &runner.landlock {
+        Known::Seen(landlock) => landlock,
+        Known::Unseen(why) => return unknown(why),
+    };
+    if let Some(probe) = landlock.probed.iter().flatten().find(|probe| !probe.ok) {
+        return (Verdict::Fail, format!("a probe in its domain: {} was {}", probe.attempt, probe.outcome));
+    }
+    let handles = |right: &str| landlock.handled.iter().any(|handled| handled == right);
+    let lacks: Vec<&str> = [
+        ("fs.read_file", "files"),
+        ("fs.write_file", "files"),
+        ("net.connect_tcp", "TCP"),
+        ("scope.abstract_unix_socket", "abstract sockets"),
+        ("scope.signal", "signals"),
+    ]
+    .into_iter()
+    .filter(|(right, _)| !handles(right))
+    .map(|(_, what)| what)
+    .collect();
+    let abi = landlock.abi;
+    match (lacks.is_empty(), landlock.allowed.is_empty()) {
+        (true, true) => {
+            let how = if landlock.probed.is_some() { "as a probe in its domain saw" } else { "as planned" };
+            (Verdict::Pass, format!("ABI {abi}: no path, no TCP, no signal or abstract socket out of its domain, {how}"))
+        }
+        (true, false) => (Verdict::Fail, format!("its ruleset allows: {}", landlock.allowed.join(", "))),
+        (false, _) if abi == 0 => (Verdict::Fail, "it has no Landlock domain".into()),
+        (false, _) => (Verdict::Fail, format!("ABI {abi} does not cover {}", lacks.join(", "))),
+    }
+}
+
+fn seccomp(runner: &Process) -> Answer {
+    let threads = match own_threads(runner) {
+        Ok(threads) => threads,
+        Err(answer) => return answer,
+    };
+    if let Some(thread) = threads.iter().find(|thread| thread.seccomp_mode == 0) {
+        return (Verdict::Fail, format!("its thread {} has no filter", thread.name));
+    }
+    let mut reaching = BTreeSet::new();
+    for thread in threads {
+        match &thread.filters {
+            Known::Unseen(why) => return unknown(&format!("the filters of its threads were not read: {why}")),
+            Known::Seen(verdicts) => {
+                let calls = verdicts.calls.iter().filter_map(|call| Some((call.name.as_deref()?, &call.when)));
+                let calls = calls.filter(|(name, _)| REACHING.contains(name));
+                reaching.extend(calls.map(|(name, when)| match when.as_slice() {
+                    [] => name.to_owned(),
+                    when => format!("{name} when {}", when.join(" or ")),
+                }));
+            }
+        }
+    }
+    if reaching.is_empty() {
+        return (Verdict::Pass, "no thread may make a call that names what it was not given".into());
+    }
+    let list: Vec<String> = reaching.into_iter().collect();
+    (Verdict::Fail, format!("its filters allow: {}", list.join("; ")))
+}
+
+fn hosts_namespaces(runner: &Process) -> Answer {
+    let namespaces = match &runner.namespaces {
+        Known::Seen(namespaces) => namespaces,
+        Known::Unseen(why) => return unknown(why),
+    };
+    let hosts: Vec<&str> =
+        APART.into_iter().filter(|name| namespaces.get(*name).is_none_or(|namespace| namespace.hosts)).collect();
+    match hosts.is_empty() {
+        true => (Verdict::Pass, format!("each has its own: {}", APART.join(", "))),
+        false => (Verdict::Fail, format!("it is in the host's: {}", hosts.join(", "))),
+    }
+}
+
+fn limits(runner: &Process) -> Answer {
+    let cgroups = match &runner.cgroups {
+        Known::Seen(cgroups) => cgroups,
+        Known::Unseen(why) => return unknown(why),
+    };
+    let limited = |controller: &str| {
+        let mut files = cgroups.iter().flat_map(|cgroup| &cgroup.limits);
+        files.any(|(file, value)| file.starts_with(controller) && super::cgroup::is_limit(value))
+    };
+    let missing: Vec<&str> = ["memory", "pids"].into_iter().filter(|controller| !limited(controller)).collect();
+    match missing.is_empty() {
+        true => (Verdict::Pass, "each has a cgroup of its own, with memory and tasks limited".into()),
+        false => (Verdict::Fail, format!("nothing limits its {}", missing.join(" and "))),
+    }
+}
+
+fn descriptors(runner: &Process) -> Answer {
+    match &runner.fds {
+        Known::Seen(_) => (Verdict::Pass, "no object is open in both with one writing".into()),
+        Known::Unseen(why) => unknown(why),
+    }
+}
+
+/// Devices that everybody has and that keep their users apart themselves: null, zero, full, random, urandom, kvm. Told by
+/// name: these are planned, and a runner cannot open another in their place.
+const EVERYBODYS: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/kvm"];
+
+/// By pair, the first object that both have open and that one may write to.
+fn shared_objects(vms: &[(&Subject, &Process)]) -> HashMap<(usize, usize), String> {
+    let mut holders: HashMap<(u64, u64), Vec<(usize, &Fd)>> = HashMap::new();
+    for (at, (_, runner)) in vms.iter().enumerate() {
+        for fd in runner.fds.seen().into_iter().flatten().filter(|fd| tells_something(fd)) {
+            let Some(object) = fd.object else { continue };
+            let all = holders.entry(object).or_default();
+            // Its writable opening, if there is one.
+            match all.iter_mut().find(|(vm, _)| *vm == at) {
+                Some((_, known)) if fd.write => *known = fd,
+                Some(_) => {}
+                None => all.push((at, fd)),
+            }
+        }
+    }
+    let mut shared = HashMap::new();
+    for all in holders.values().filter(|all| all.len() > 1 && all.iter().any(|(_, fd)| fd.write)) {
+        for (n, (a, one)) in all.iter().enumerate() {
+            for (b, other) in all[n + 1..].iter().filter(|(_, other)| one.write || other.write) {
+                let fd = if one.write { one } else { other };
+                shared.entry((*a.min(b), *a.max(b))).or_insert_with(|| format!("both have {} open, one to write", fd.target));
+            }
+        }
+    }
+    shared
+}
+
+fn tells_something(fd: &Fd) -> bool {
+    fd.kind != "anon" && !(fd.kind == "chr" && EVERYBODYS.contains(&fd.target.as_str()))
+}

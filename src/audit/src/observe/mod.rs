@@ -1,0 +1,91 @@
+//! Looking from outside: live VMs, any process, the host, each as a [`Subject`].
+//!
+//! Trust: what is read of a runner or of a foreign process is an attacker's as far as that process chooses it (names,
+//! paths, what it holds open); it is taken as text and compared, never obeyed. Every read goes through a verified procfs
+//! and is guarded by a pidfd: it is that process's, or [`Known::Unseen`]. Nothing here changes the host.
+//!
+//! ```text
+//! Observer::new ── vm(record) ──> Subject ┐
+//!      │           process(pid) ─> Subject ├─> rules, matrix::of
+//!      │           host(…) ──────> Subject ┘
+//!      └ read once: PID 1's namespaces, cgroup mounts, the policy's answers per family, directories on paths
+//! ```
+
+mod cgroup;
+mod fds;
+mod host;
+mod landlock;
+pub mod matrix;
+mod memory;
+mod namespaces;
+mod objects;
+mod orphans;
+mod process;
+mod separation;
+mod status;
+mod survey;
+mod tables;
+mod vm;
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use casemate_sys as sys;
+use casemate_sys::facts::cgroup::Layout;
+use casemate_sys::procfs::Proc;
+
+use crate::Policy;
+use crate::subject::{Host, Known, Separation};
+
+pub use separation::separation;
+pub use survey::{Line, Problem, ProblemKind, Survey};
+pub use vm::LiveVm;
+
+/// Why a process shows nothing any more.
+pub(crate) const ENDED: &str = "the process ended during the audit";
+
+/// Looks, and remembers what is the same for every VM of the host.
+#[derive(Debug)]
+pub struct Observer {
+    proc: Proc,
+    selinux: bool,
+    namespaces: namespaces::Hosts,
+    layout: Known<Layout>,
+    host: OnceCell<Host>,
+    policy: OnceCell<Known<Policy>>,
+    separations: RefCell<HashMap<String, Known<Separation>>>,
+    /// Limits by cgroup directory.
+    limits: RefCell<HashMap<PathBuf, BTreeMap<String, String>>>,
+    /// Who may replace what is in a directory.
+    directories: RefCell<HashMap<PathBuf, Known<objects::Directory>>>,
+}
+
+impl Observer {
+    /// # Errors
+    /// /proc is no procfs, or may not be opened.
+    pub fn new() -> sys::Result<Self> {
+        // The mounted one, not one of our own: an audit mounts nothing.
+        let proc = Proc::host()?;
+        let namespaces = namespaces::Hosts::read(&proc);
+        Ok(Self {
+            selinux: sys::facts::selinux::selinux().is_some(),
+            namespaces,
+            layout: known(sys::facts::cgroup::layout()),
+            proc,
+            host: OnceCell::new(),
+            policy: OnceCell::new(),
+            separations: RefCell::default(),
+            limits: RefCell::default(),
+            directories: RefCell::default(),
+        })
+    }
+}
+
+/// The value, or attempt and reason in one sentence.
+pub(crate) fn known<T>(result: sys::Result<T>) -> Known<T> {
+    match result {
+        Ok(value) => Known::Seen(value),
+        Err(error) => Known::Unseen(error.report()),
+    }
+}
