@@ -4,4 +4,17 @@
 //! binding in [`sepol`], the only unsafe code of this room.
 #![deny(unsafe_code)]
 
+pub mod crowd;
+mod judge;
 pub mod observe;
+pub mod policy;
+pub mod profile;
+pub mod report;
+pub mod rule;
+pub mod rules;
+pub mod seccomp;
+mod sepol;
+pub mod subject;
+
+pub use judge::{Around, judge};
+pub use policy::{Policy, PolicyError};

@@ -38,9 +38,20 @@ pub struct Line {
     pub why: String,
 }
 
+/// Two alive have what only one may, or nobody alive has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProblemKind {
+    Collision,
+    Leak,
+}
+
 /// A collision or a leak.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
+    pub kind: ProblemKind,
+    /// Sandboxes that it is about.
+    pub sandboxes: Vec<String>,
     pub what: String,
     pub remedy: String,
 }
@@ -100,8 +111,17 @@ pub fn census(config: &HostConfig) -> Result<Census, StepFailed> {
 }
 
 impl Census {
-    fn problem(&mut self, what: String, remedy: impl Into<String>) {
-        self.problems.push(Problem { what, remedy: remedy.into() });
+    fn collision(&mut self, sandboxes: &[&str], what: String, remedy: String) {
+        self.problem(ProblemKind::Collision, sandboxes, what, remedy);
+    }
+
+    fn leak(&mut self, sandboxes: &[&str], what: String, remedy: impl Into<String>) {
+        self.problem(ProblemKind::Leak, sandboxes, what, remedy.into());
+    }
+
+    fn problem(&mut self, kind: ProblemKind, sandboxes: &[&str], what: String, remedy: String) {
+        let sandboxes = sandboxes.iter().map(|name| (*name).to_owned()).collect();
+        self.problems.push(Problem { kind, sandboxes, what, remedy });
     }
 
     /// Labels on objects, as the journals tell of them.
@@ -114,7 +134,7 @@ impl Census {
             }
             let peeked = Journal::peek(&dir.path().join(casemate_label::journal::JOURNAL));
             let Ok(journal) = peeked else {
-                self.problem(format!("the journal of {name} cannot be read"), REPAIR);
+                self.leak(&[name.as_str()], format!("the journal of {name} cannot be read"), REPAIR);
                 continue;
             };
             let (owner, pending) = (journal.owner().clone(), journal.pending());
@@ -123,7 +143,7 @@ impl Census {
                 let ended = dir.read_record(EXIT).ok().flatten().is_some();
                 let left =
                     if ended { "ended and left things undone" } else { "is dead, and nothing of it is taken back" };
-                self.problem(format!("sandbox {name} {left}"), REPAIR);
+                self.leak(&[name.as_str()], format!("sandbox {name} {left}"), REPAIR);
             }
             for entry in pending {
                 match entry.intent {
@@ -148,6 +168,7 @@ impl Census {
     }
 
     fn leases(&mut self, leases: &[Lease], told: &[Told]) {
+        let mut living = Vec::new();
         for lease in leases {
             let (level, why) = match &lease.key {
                 LeaseKey::Uid(uid) => (format!("uid {uid}"), "its runner's uid".to_owned()),
@@ -160,22 +181,28 @@ impl Census {
             let alive = lease.owner.is_alive();
             let (object, holder) = (format!("lease {}", lease.key), lease.owner.to_string());
             if !alive {
-                self.problem(format!("{object} belongs to {holder}, which is dead"), REPAIR);
+                let sandbox = lease.owner.sandbox.as_str();
+                self.leak(&[sandbox], format!("{object} belongs to {holder}, which is dead"), REPAIR);
+            } else {
+                living.push(lease);
             }
             let since = Some(lease.since);
             self.lines.push(Line { kind: "lease", level, label: None, object, holder, alive, since, why });
         }
-        for (n, one) in leases.iter().enumerate().filter(|(_, l)| l.owner.is_alive()) {
-            for other in leases[n + 1..].iter().filter(|l| l.owner.is_alive() && !l.key.compatible(&one.key)) {
+        for (n, one) in living.iter().enumerate() {
+            for other in living[n + 1..].iter().filter(|other| !other.key.compatible(&one.key)) {
                 let what =
                     format!("{} of {} and {} of {} are within reach", one.key, one.owner, other.key, other.owner);
-                self.problem(what, format!("casemate stop {}", other.owner.sandbox));
+                let sandboxes = [one.owner.sandbox.as_str(), other.owner.sandbox.as_str()];
+                self.collision(&sandboxes, what, format!("casemate stop {}", other.owner.sandbox));
             }
         }
         let held: HashMap<&LeaseKey, &Owner> = leases.iter().map(|l| (&l.key, &l.owner)).collect();
         for one in told.iter().filter(|t| t.alive && t.runner.is_some()) {
             for key in one.leases.iter().filter(|key| held.get(key).is_none_or(|owner| **owner != one.owner)) {
-                self.problem(format!("{key} of {}, which lives, is not in the ledger", one.owner), REPAIR);
+                let what = format!("{key} of {}, which lives, is not in the ledger", one.owner);
+                // Another may be given it.
+                self.collision(&[one.owner.sandbox.as_str()], what, REPAIR.into());
             }
         }
     }
@@ -204,10 +231,10 @@ impl Census {
                 && !log
                 && !(shared(lease) && *lease_set == set)
             {
-                self.problem(
-                    format!("{} of {} is within reach of {found}", lease.key, lease.owner),
-                    remedy(found, lease),
-                );
+                let sandboxes = std::iter::once(&lease.owner).chain(ours.map(|told| &told.owner));
+                let sandboxes: Vec<&str> = sandboxes.map(|owner| owner.sandbox.as_str()).collect();
+                let what = format!("{} of {} is within reach of {found}", lease.key, lease.owner);
+                self.collision(&sandboxes, what, remedy(found, lease));
             }
             let line = self.line(found, ours, log);
             self.lines.push(line);
@@ -245,7 +272,8 @@ impl Census {
             why = file.original.as_ref().map_or(why, |orig| format!("labelled for it; it was {orig}"));
             if !alive {
                 let what = format!("{} carries {} of {holder}, which is dead", path.display(), found.label);
-                self.problem(what, format!("{REPAIR}; where it stays: restorecon -F {}", path.display()));
+                let sandboxes: Vec<&str> = file.owners.iter().map(|owner| owner.sandbox.as_str()).collect();
+                self.leak(&sandboxes, what, format!("{REPAIR}; where it stays: restorecon -F {}", path.display()));
             }
         }
         let level = found.label.range().map_or("-".into(), |r| r.high().to_string());

@@ -226,8 +226,8 @@ pub fn own_pid() -> i32 {
 /// The errno constants that callers compare with, so that they need no libc.
 pub mod errno {
     pub use libc::{
-        EACCES, EAFNOSUPPORT, EAGAIN, EBADF, EBUSY, ECONNREFUSED, EINVAL, EIO, EMFILE, ENETUNREACH, ENODATA, ENODEV, ENOENT,
-        ENOKEY, ENOSYS, ENXIO, EOPNOTSUPP, EPERM, EROFS, ESRCH,
+        EACCES, EAFNOSUPPORT, EAGAIN, EBADF, EBUSY, ECONNREFUSED, EINVAL, EIO, EMFILE, ENETUNREACH, ENODATA, ENODEV,
+        ENOENT, ENOKEY, ENOSYS, ENXIO, EOPNOTSUPP, EPERM, EROFS, ESRCH,
     };
 }
 

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::separation::{dominates, level};
+use super::separation::high;
+use crate::crowd::level_of;
+use crate::policy::constraint::Level;
 use crate::report::{Cell, Matrix, Pair};
 use crate::rule::Verdict;
-use crate::subject::{Fd, Kind, Known, Process, Subject, Thread};
+use crate::subject::{CgroupOf, Fd, Kind, Known, Process, Subject, Thread};
 
 type Answer = (Verdict, String);
 
@@ -20,20 +22,59 @@ const HARMFUL: [&str; 10] =
     ["read", "write", "append", "open", "execute", "ptrace", "signal", "sigkill", "connectto", "map"];
 /// System calls that name something that was not handed over: a process, a path, an address, a key.
 const REACHING: [&str; 43] = [
-    "open", "openat", "openat2", "creat", "open_by_handle_at", "execve", "execveat", "mknod", "mknodat", "link",
-    "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mount", "move_mount", "open_tree", "kill",
-    "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open", "pidfd_send_signal", "pidfd_getfd",
-    "ptrace", "process_vm_readv", "process_vm_writev", "socket", "connect", "bind", "shmget", "msgget", "semget",
-    "mq_open", "keyctl", "bpf", "perf_event_open", "io_uring_setup", "setns", "unshare",
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "open_by_handle_at",
+    "execve",
+    "execveat",
+    "mknod",
+    "mknodat",
+    "link",
+    "linkat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "mount",
+    "move_mount",
+    "open_tree",
+    "kill",
+    "tkill",
+    "tgkill",
+    "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "pidfd_getfd",
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "socket",
+    "connect",
+    "bind",
+    "shmget",
+    "msgget",
+    "semget",
+    "mq_open",
+    "keyctl",
+    "bpf",
+    "perf_event_open",
+    "io_uring_setup",
+    "setns",
+    "unshare",
 ];
 
 /// What a VM is, for comparisons.
 struct Side<'a> {
     name: &'a str,
     uids: BTreeSet<u32>,
-    level: Option<&'a str>,
+    level: Option<Level>,
     namespaces: Vec<Option<&'a str>>,
-    cgroups: BTreeSet<&'a str>,
+    cgroups: Option<BTreeSet<&'a str>>,
+    fds_seen: bool,
     /// Answers that do not depend on the other; equal ones have equal numbers.
     own: usize,
 }
@@ -45,14 +86,16 @@ struct Relation {
     same_uid: Option<bool>,
     dominates: Option<bool>,
     shared_namespaces: Vec<&'static str>,
-    unknown_namespaces: bool,
     same_cgroup: Option<String>,
+    /// Layers of which one of the two could not be looked at.
+    unknown: Vec<&'static str>,
     object: Option<String>,
 }
 
 /// The matrix of all VMs among the subjects whose runner was looked at.
 pub fn of(subjects: &[Subject]) -> Matrix {
-    let vms: Vec<(&Subject, &Process)> = subjects.iter().filter_map(|subject| Some((subject, runner(subject)?))).collect();
+    let vms: Vec<(&Subject, &Process)> =
+        subjects.iter().filter_map(|subject| Some((subject, runner(subject)?))).collect();
     if vms.len() < 2 {
         return Matrix::default();
     }
@@ -103,30 +146,42 @@ fn side<'a>(subject: &'a Subject, runner: &'a Process, answers: &mut Vec<BTreeMa
     Side {
         name: &subject.name,
         uids: threads.flat_map(|thread| thread.uid).collect(),
-        level: runner.label.seen().and_then(|label| level(label.as_deref()?)),
+        level: runner.label.seen().and_then(|label| high(level_of(label.as_deref()?)?)),
         namespaces: APART.iter().map(|name| Some(namespaces?.get(*name)?.id.as_str())).collect(),
-        cgroups: own_cgroups(runner),
+        cgroups: runner.cgroups.seen().map(|all| own_cgroups(all)),
+        fds_seen: runner.fds.seen().is_some(),
         own,
     }
 }
 
 /// Directories that it is in itself: the deepest ones; those above are everybody's.
-fn own_cgroups(runner: &Process) -> BTreeSet<&str> {
-    let all: Vec<&str> = runner.cgroups.seen().into_iter().flatten().map(|cgroup| cgroup.path.as_str()).collect();
+fn own_cgroups(all: &[CgroupOf]) -> BTreeSet<&str> {
+    let all: Vec<&str> = all.iter().map(|cgroup| cgroup.path.as_str()).collect();
     let above = |dir: &str| all.iter().any(|other| other.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')));
     all.iter().copied().filter(|dir| !above(dir)).collect()
 }
 
 fn relation(a: &Side<'_>, b: &Side<'_>, object: Option<&String>) -> Relation {
     let pairs = || APART.iter().zip(a.namespaces.iter().zip(&b.namespaces));
+    let cgroups = a.cgroups.as_ref().zip(b.cgroups.as_ref());
+    let mut unknown = Vec::new();
+    if pairs().any(|(_, (a, b))| a.is_none() || b.is_none()) {
+        unknown.push("namespaces");
+    }
+    if cgroups.is_none() {
+        unknown.push("cgroup");
+    }
+    if !(a.fds_seen && b.fds_seen) {
+        unknown.push("fds");
+    }
     Relation {
         own: a.own,
         same_uid: (!a.uids.is_empty() && !b.uids.is_empty()).then(|| !a.uids.is_disjoint(&b.uids)),
-        dominates: a.level.zip(b.level).and_then(|(a, b)| if a == b { Some(true) } else { dominates(a, b) }),
+        dominates: a.level.as_ref().zip(b.level.as_ref()).map(|(a, b)| a.dominates(b)),
         shared_namespaces: pairs().filter(|(_, (a, b))| a.is_some() && a == b).map(|(name, _)| *name).collect(),
-        unknown_namespaces: pairs().any(|(_, (a, b))| a.is_none() || b.is_none()),
-        same_cgroup: a.cgroups.intersection(&b.cgroups).next().map(|dir| (*dir).to_owned()),
+        same_cgroup: cgroups.and_then(|(a, b)| a.intersection(b).next()).map(|dir| (*dir).to_owned()),
         object: object.cloned(),
+        unknown,
     }
 }
 
@@ -138,20 +193,23 @@ fn cell(relation: &Relation, own: &BTreeMap<&'static str, Answer>) -> Cell {
             *answer = (verdict, why);
         }
     };
+    for layer in &relation.unknown {
+        judge(layer, Verdict::Unknown, format!("the {layer} of one of them could not be read"));
+    }
     match relation.same_uid {
         Some(true) => judge("uid", Verdict::Fail, "both have the same uid".into()),
         Some(false) => {}
         None => judge("uid", Verdict::Unknown, "the threads of one of them could not be read".into()),
     }
     match relation.dominates {
-        Some(true) => judge("selinux", Verdict::Fail, "its level dominates the other's: categories do not part them".into()),
+        Some(true) => {
+            judge("selinux", Verdict::Fail, "its level dominates the other's: categories do not part them".into())
+        }
         Some(false) => {}
         None => judge("selinux", Verdict::Unknown, "one of them shows no level".into()),
     }
     if !relation.shared_namespaces.is_empty() {
         judge("namespaces", Verdict::Fail, format!("they share: {}", relation.shared_namespaces.join(", ")));
-    } else if relation.unknown_namespaces {
-        judge("namespaces", Verdict::Unknown, "the namespaces of one of them could not be read".into());
     }
     if let Some(dir) = &relation.same_cgroup {
         judge("cgroup", Verdict::Fail, format!("both are in {dir}"));
@@ -196,7 +254,7 @@ fn policy(subject: &Subject) -> Answer {
             return if off { (Verdict::Fail, "this host has no SELinux".into()) } else { unknown(why) };
         }
     };
-    let harmful = |right: &&String| right.split_once(':').is_some_and(|(_, permission)| HARMFUL.contains(&permission));
+    let harmful = |right: &&String| right.rsplit_once(':').is_some_and(|(_, permission)| HARMFUL.contains(&permission));
     let reached: Vec<&str> = separation.reach.iter().filter(harmful).map(String::as_str).collect();
     match separation.enforcing {
         Some(false) => (Verdict::Fail, "SELinux is permissive".into()),
@@ -205,7 +263,9 @@ fn policy(subject: &Subject) -> Answer {
         Some(true) if !reached.is_empty() => {
             (Verdict::Fail, format!("the loaded policy allows it, of another's: {}", reached.join(" ")))
         }
-        Some(true) => (Verdict::Pass, format!("the loaded policy lets {} touch nothing of another level", separation.family)),
+        Some(true) => {
+            (Verdict::Pass, format!("the loaded policy lets {} touch nothing of another level", separation.family))
+        }
     }
 }
 
@@ -233,7 +293,10 @@ fn landlock(runner: &Process) -> Answer {
     match (lacks.is_empty(), landlock.allowed.is_empty()) {
         (true, true) => {
             let how = if landlock.probed.is_some() { "as a probe in its domain saw" } else { "as planned" };
-            (Verdict::Pass, format!("ABI {abi}: no path, no TCP, no signal or abstract socket out of its domain, {how}"))
+            (
+                Verdict::Pass,
+                format!("ABI {abi}: no path, no TCP, no signal or abstract socket out of its domain, {how}"),
+            )
         }
         (true, false) => (Verdict::Fail, format!("its ruleset allows: {}", landlock.allowed.join(", "))),
         (false, _) if abi == 0 => (Verdict::Fail, "it has no Landlock domain".into()),
@@ -330,7 +393,9 @@ fn shared_objects(vms: &[(&Subject, &Process)]) -> HashMap<(usize, usize), Strin
         for (n, (a, one)) in all.iter().enumerate() {
             for (b, other) in all[n + 1..].iter().filter(|(_, other)| one.write || other.write) {
                 let fd = if one.write { one } else { other };
-                shared.entry((*a.min(b), *a.max(b))).or_insert_with(|| format!("both have {} open, one to write", fd.target));
+                shared
+                    .entry((*a.min(b), *a.max(b)))
+                    .or_insert_with(|| format!("both have {} open, one to write", fd.target));
             }
         }
     }
@@ -340,3 +405,7 @@ fn shared_objects(vms: &[(&Subject, &Process)]) -> HashMap<(usize, usize), Strin
 fn tells_something(fd: &Fd) -> bool {
     fd.kind != "anon" && !(fd.kind == "chr" && EVERYBODYS.contains(&fd.target.as_str()))
 }
+
+#[cfg(test)]
+#[path = "matrix_tests.rs"]
+mod tests;

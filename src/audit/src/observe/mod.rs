@@ -38,7 +38,7 @@ use casemate_sys::procfs::Proc;
 use crate::Policy;
 use crate::subject::{Host, Known, Separation};
 
-pub use separation::separation;
+pub use host::Kept;
 pub use survey::{Line, Problem, ProblemKind, Survey};
 pub use vm::LiveVm;
 

@@ -27,7 +27,9 @@ impl Observer {
         let File { name, path, read_only, ref wanted, opened } = *file;
         let fd = path::open_no_symlinks(path, OFlags::PATH);
         let (identity, label) = match &fd {
-            Ok(fd) => (known(path::identity(fd)), if self.selinux { label(path::label(fd)) } else { Known::Seen(None) }),
+            Ok(fd) => {
+                (known(path::identity(fd)), if self.selinux { label(path::label(fd)) } else { Known::Seen(None) })
+            }
             Err(error) => (Known::Unseen(error.report()), Known::Unseen(error.report())),
         };
         let unchanged = opened.map(|opened| identity.clone().map(|is| (is.dev, is.ino) == opened));
@@ -44,6 +46,7 @@ impl Observer {
             inode: identity.map(|is| Inode { uid: is.uid, gid: is.gid, mode: is.mode, links: is.nlink }),
             unchanged,
             writable_by,
+            sha256: Known::unseen("a live audit does not read images; `casemate evidence` does"),
         }
     }
 

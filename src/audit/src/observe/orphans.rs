@@ -24,8 +24,11 @@ impl Observer {
             Ok(names) => names.iter().filter_map(|name| name.parse().ok()).collect::<Vec<u32>>(),
             Err(error) => return Known::Unseen(error.report()),
         };
-        let mut left: Vec<String> =
-            pids.into_iter().filter(|pid| !kept.pids.contains(pid)).filter_map(|pid| self.orphan(pid, run_dir)).collect();
+        let mut left: Vec<String> = pids
+            .into_iter()
+            .filter(|pid| !kept.pids.contains(pid))
+            .filter_map(|pid| self.orphan(pid, run_dir))
+            .collect();
         left.extend(self.empty_cgroups(kept));
         Known::Seen(left)
     }
@@ -75,7 +78,8 @@ impl Observer {
         let mut left = Vec::new();
         for parent in self.cgroup_parents(kept) {
             let inner = fs::read_dir(&parent).into_iter().flatten().flatten();
-            let dirs = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
+            let dirs =
+                inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
             left.extend(dirs.filter(|dir| !known(dir) && is_idle(dir)));
         }
         left.iter().map(|dir| format!("cgroup {} is empty, and no record names it", dir.display())).collect()

@@ -27,8 +27,7 @@ pub(super) struct Target<'a> {
 impl Observer {
     /// A process that is nobody's of ours: another VMM's, for instance.
     pub fn process(&self, pid: u32) -> Subject {
-        let target =
-            Target { role: "process", pid, start_time: None, planned: &[], landlock: landlock::foreign() };
+        let target = Target { role: "process", pid, start_time: None, planned: &[], landlock: landlock::foreign() };
         let process = self.look(&target);
         let command = process.threads.seen().and_then(|threads| threads.first()).map(|thread| thread.name.clone());
         let why = || Known::unseen("this is no sandbox of Casemate's");
@@ -84,7 +83,8 @@ impl Observer {
             fds: fds::of(&view, target.planned, self.selinux),
             mounts: parsed(view.read("mountinfo"), tables::mounts),
             environment: known(view.read("environ")).map(|text| tables::environment(&text)),
-            memory: uid.map_or_else(|| Known::unseen("its threads cannot be read"), |uid| memory::of(&view, &status, uid)),
+            memory: uid
+                .map_or_else(|| Known::unseen("its threads cannot be read"), |uid| memory::of(&view, &status, uid)),
             landlock: target.landlock.clone(),
             threads,
         };

@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn half_a_status_is_no_thread() {
         for line in ["Uid", "Groups", "CapBnd", "NoNewPrivs", "Seccomp"] {
-            let cut: String = STATUS.lines().filter(|l| !l.starts_with(&format!("{line}:"))).map(|l| format!("{l}\n")).collect();
+            let cut: String =
+                STATUS.lines().filter(|l| !l.starts_with(&format!("{line}:"))).map(|l| format!("{l}\n")).collect();
             let error = Status::new(&cut).thread(8, "8 (x) S 7 8 8 0 -1 0 9").unwrap_err();
             assert!(error.contains(line), "{error}");
         }

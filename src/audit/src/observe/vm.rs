@@ -69,7 +69,10 @@ impl Observer {
                 if !this_boot || !self.lives(&name) {
                     continue;
                 }
-                left.push(format!("sandbox {} is {}, and its {role} (pid {}) still runs", record.name, vm.phase, name.pid));
+                left.push(format!(
+                    "sandbox {} is {}, and its {role} (pid {}) still runs",
+                    record.name, vm.phase, name.pid
+                ));
             }
             let planned = if role == "runner" { &record.descriptors[..] } else { &[] };
             let start_time = Some(name.start_time);
@@ -133,7 +136,8 @@ fn standing(vm: &LiveVm<'_>, survey: Option<&Survey>) -> Standing {
         format!("{}: {} is {}, not {}", finding.layer, finding.what, finding.seen, finding.expected)
     };
     // The jailer's own word for it, where the ledger could not be asked.
-    let warned = || record.warnings.iter().any(|warning| warning.starts_with("the level ") && warning.contains(" is shared:"));
+    let warned =
+        || record.warnings.iter().any(|warning| warning.starts_with("the level ") && warning.contains(" is shared:"));
     Standing {
         phase: vm.phase.into(),
         posture: record.posture.to_string(),
