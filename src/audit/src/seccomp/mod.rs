@@ -1,8 +1,51 @@
 //! seccomp: what the installed filters of a thread allow, decided over every system call of every ABI.
+//!
+//! ```text
+//! sys::installed ─> programs, newest first
+//!                      │ program.rs    decode; refuse what the kernel would
+//!                      │ symbolic.rs   all inputs at once, on the diagrams of diagram.rs
+//!                      ▼
+//!                  one diagram per filter ── action.rs: precedence ──> one for the stack
+//!                      │ judge.rs      tables of all numbers, calls with conditions (conditions.rs) and reasons
+//!                      ▼ remarks.rs    what is worth a finding (danger.rs)
+//!                  Verdicts
+//! ```
+//!
+//! Trust: a program is another's and may be hostile. It costs bounded memory and time, or is [`Undecided`].
+
+mod action;
+mod conditions;
+mod danger;
+mod diagram;
+mod judge;
+mod names;
+mod program;
+mod remarks;
+mod symbolic;
+mod text;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::rule::Severity;
+use crate::subject::Known;
+
+pub use judge::{Cache, Program};
+pub use program::{NoFilter, digest, from_hex, to_hex};
+pub use symbolic::Undecided;
+pub use text::render;
+
+/// The verdicts of a live thread's installed filters, or why there are none. Stops the thread for a moment.
+pub fn of_thread(pid: u32, tid: u32, cache: &Cache) -> Known<Arc<Verdicts>> {
+    let (Ok(pid), Ok(tid)) = (i32::try_from(pid), i32::try_from(tid)) else {
+        return Known::unseen("no such thread");
+    };
+    match casemate_sys::installed::installed(pid, tid) {
+        Ok(stack) => cache.judge(&stack).into(),
+        Err(error) => Known::unseen(format!("its filters could not be read: {error}")),
+    }
+}
 
 /// What all filters of one thread together answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
