@@ -67,7 +67,7 @@ fn others(set: Option<&BTreeSet<String>>, than: &str) -> Vec<String> {
 }
 
 /// What one writes and another can read. Every VM has /dev/null and /dev/kvm open.
-fn keeps_content(fd: &Fd) -> bool {
+pub fn keeps_content(fd: &Fd) -> bool {
     matches!(fd.kind.as_str(), "file" | "blk" | "pipe")
 }
 

@@ -47,6 +47,9 @@ pub fn judge(subjects: Vec<Subject>, profile: &Profile, around: &Around<'_>) -> 
 pub(crate) fn asked(rule: &Rule, subject: &Subject, scope: &Scope) -> Vec<Check> {
     let checks = (rule.check)(subject, scope);
     if checks.is_empty() {
+        if subject.standing.seen().is_some_and(|standing| standing.phase == "exited") {
+            return vec![Check::inapplicable(subject.name.clone(), "the sandbox has ended")];
+        }
         return vec![Check::unknown(subject.name.clone(), rule.title, "nothing was there to look at")];
     }
     checks

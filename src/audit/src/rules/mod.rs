@@ -2,13 +2,39 @@
 
 mod capabilities;
 mod common;
+mod descriptors;
 mod host;
+mod landlock;
+mod memory;
+mod namespaces;
+mod objects;
+mod posture;
+mod resources;
+mod seccomp;
 mod selinux;
+#[cfg(test)]
+mod tests;
 mod uid;
+
+pub use selinux::LEASED;
 
 use crate::rule::Rule;
 
 /// Every rule, in the order of layers.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [selinux::RULES, capabilities::RULES, uid::RULES, host::RULES].into_iter().flatten()
+    let layers = [
+        posture::RULES,
+        selinux::RULES,
+        landlock::RULES,
+        seccomp::RULES,
+        capabilities::RULES,
+        uid::RULES,
+        namespaces::RULES,
+        resources::RULES,
+        descriptors::RULES,
+        memory::RULES,
+        objects::RULES,
+        host::RULES,
+    ];
+    layers.into_iter().flatten()
 }

@@ -1,7 +1,7 @@
 //! SELinux: what the policy answers for two VMs, and what the host makes of it.
 
 use super::common::{ALL_OF_A_VM, each, named, selinux_is_off};
-use crate::crowd::level_of;
+use crate::crowd::{level_of, type_of};
 use crate::policy::constraint::Level;
 use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity};
 use crate::subject::{Kind, Known, Object, Separation, Subject};
@@ -232,6 +232,21 @@ pub static RULES: &[Rule] = &[
         check: level_exclusive,
     },
     Rule {
+        id: "selinux.process-label",
+        title: "the process has a VM's type",
+        layer: LAYER,
+        threat: "a VM in a manager's or an unconfined domain has that domain's rights once its process is taken over",
+        severity: Severity::High,
+        remedy: "start it by casemate, or with the manager's SELinux support on (security_driver, --security-opt)",
+        kinds: &[Kind::Plan, Kind::Vm, Kind::Process],
+        parameters: &[Parameter {
+            name: "types",
+            what: "types that a VM's process may have",
+            default: Initial::Words(&["casemate_runner_t", "svirt_t", "container_kvm_t"]),
+        }],
+        check: process_label,
+    },
+    Rule {
         id: "selinux.object-labels",
         title: "the VM's objects are labelled as planned",
         layer: LAYER,
@@ -404,6 +419,25 @@ fn level_exclusive(subject: &Subject, scope: &Scope) -> Vec<Check> {
                 found.push("it was started with level_shared".into());
             }
             vec![Check::none_of(&found, format!("{} at {level}", named(process)), expected)]
+        },
+    )
+}
+
+fn process_label(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let types = scope.words("types");
+    let expected = format!("one of {}", types.join(", "));
+    each(
+        subject,
+        &expected,
+        |process| &process.label,
+        |process, label| {
+            vec![match label {
+                None => Check::inapplicable(named(process), "the host has no SELinux (selinux.present)"),
+                Some(label) => {
+                    let holds = type_of(label).is_some_and(|type_| types.contains(&type_));
+                    Check::judged(holds, named(process), expected.as_str(), label.clone())
+                }
+            }]
         },
     )
 }
