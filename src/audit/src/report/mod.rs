@@ -1,5 +1,6 @@
 //! What an audit answers: subjects, findings, who is kept from whom by what. A file per form of output.
 
+pub mod html;
 pub mod visible;
 
 use std::collections::BTreeMap;

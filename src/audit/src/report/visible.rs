@@ -1,6 +1,8 @@
 //! Text from anybody, made harmless for every form of output: one line, nothing that a terminal, an XML parser or a reader's
 //! eye takes for something else.
 
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
 /// Longest text that a report repeats, in characters.
 pub const MAX: usize = 2000;
 
@@ -27,13 +29,37 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// C1 controls, format characters (direction, joiners, tags, line separators), the byte order mark, noncharacters.
-fn hidden(c: char) -> bool {
-    matches!(c,
-        '\u{80}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-        || (c as u32) & 0xfffe == 0xfffe
-        || matches!(c, '\u{fdd0}'..='\u{fdef}')
+/// Whether a character has no picture of its own, or changes those around it.
+pub(crate) fn hidden(c: char) -> bool {
+    use GeneralCategory as G;
+    match c {
+        ' '..='~' => return false,
+        // Letters and marks without a picture: Default_Ignorable_Code_Point (DerivedCoreProperties.txt) beyond Cf, and
+        // the empty Braille pattern.
+        '\u{034f}'
+        | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{2800}'
+        | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{ffa0}'
+        | '\u{fffc}'
+        | '\u{1d159}'
+        | '\u{e0000}'..='\u{e0fff}' => return true,
+        _ => {}
+    }
+    matches!(
+        c.general_category(),
+        G::Control
+            | G::Format
+            | G::Surrogate
+            | G::PrivateUse
+            | G::Unassigned
+            | G::LineSeparator
+            | G::ParagraphSeparator
+            | G::SpaceSeparator
+    )
 }
 
 #[cfg(test)]
