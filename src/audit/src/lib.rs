@@ -15,6 +15,7 @@ pub mod rules;
 pub mod seccomp;
 mod sepol;
 pub mod subject;
+pub mod why;
 
 pub use judge::{Around, judge};
 pub use policy::{Policy, PolicyError};

@@ -8,6 +8,7 @@ pub mod cil;
 pub mod constraint;
 pub mod diff;
 pub mod separation;
+pub mod never;
 pub mod vm;
 
 use std::path::{Path, PathBuf};
@@ -278,4 +279,4 @@ fn header(image: &[u8], origin: &str) -> Result<(u32, bool), PolicyError> {
 
 #[cfg(test)]
 #[path = "policy_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,7 @@ fn compiled(holes: &[&str], replace: &[(&str, &str)]) -> Vec<u8> {
     std::fs::read(at("p")).unwrap()
 }
 
-fn policy(holes: &[&str]) -> Policy {
+pub(crate) fn policy(holes: &[&str]) -> Policy {
     Policy::from_image(compiled(holes, &[]), "the specimen".into()).unwrap()
 }
 
