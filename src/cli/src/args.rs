@@ -79,6 +79,9 @@ pub enum Command {
     /// Judge a policy: what it allows a VM, and who may touch it.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Say what was denied to a sandbox, or to any process of Casemate's: by which layer and rule, whether it should be,
+    /// and the narrowest change that would allow it.
+    Why(WhyArgs),
     /// Print a shell's completion script.
     Completion {
         #[arg(value_enum)]
@@ -214,6 +217,28 @@ pub struct AttackArgs {
     /// hold back.
     #[arg(long, value_name = "TYPE", requires = "matrix")]
     pub twin: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "One line for each: when, who, what | layer: outcome | rule | expected or not, and why | what would allow it. \
+                        Read are auditd's log, the journal and the kernel's log; what they cannot tell is said below."
+)]
+pub struct WhyArgs {
+    /// Only this sandbox's, which may have ended.
+    pub name: Option<String>,
+    /// From then on: 10m, 2h or 3d (ago), 2026-11-23T04:00:00Z, @SECONDS, or boot.
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    pub since: String,
+    /// Until then; now, if not given.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Also what tests (selftest, attack) and each start's own controls provoked.
+    #[arg(long)]
+    pub all: bool,
+    /// Decide SELinux's denials by this binary policy instead of the loaded one.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use casemate_spec::SandboxId;
-use casemate_wire::record::{self, Phase, ProcessName, SandboxRecord};
+use casemate_wire::record::{self, Past, Phase, ProcessName, SandboxRecord};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
@@ -134,7 +134,33 @@ pub fn list(dirs: &Dirs) -> Result<Listing> {
     Ok(listing)
 }
 
+/// What is kept of failed starts and of removed sandboxes, oldest first. A file that is none of ours is left out.
+pub fn past(dirs: &Dirs) -> Result<Vec<Past>> {
+    let path = dirs.run.join("past");
+    let what = || format!("reading {}", path.display());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = match openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(error).attempt(what),
+    };
+    let dir = SandboxDir { name: SandboxId::parse("past").map_err(|_| Error::BadName("past".into()))?, fd };
+    let mut names = Vec::new();
+    for found in Dir::read_from(&dir.fd).attempt(what)?.take(MAX_LIST) {
+        let name = found.attempt(what)?.file_name().to_string_lossy().into_owned();
+        names.extend((name.ends_with(".json") && !name.starts_with('.')).then_some(name));
+    }
+    names.sort();
+    let read = |name: &String| serde_json::from_slice(&dir.read(name).ok()??).ok();
+    Ok(names.iter().filter_map(read).collect())
+}
+
 impl SandboxDir {
+    /// When it ended, in seconds since the epoch; `None` while it lives.
+    pub fn ended(&self) -> Option<u64> {
+        u64::try_from(fstat(self.open_file("exit.json").ok()?).ok()?.st_mtime).ok()
+    }
+
     /// Its record, checked: `exit.json` if there is one, else `state.json`.
     pub fn entry(&self) -> Result<Entry> {
         let damaged = |problem: String| Error::Record { name: self.name.to_string(), problem };

@@ -24,6 +24,7 @@ mod hugepages;
 mod input;
 mod labels;
 mod lease;
+mod past;
 mod policy;
 mod policy_guard;
 mod readopt;

@@ -17,8 +17,8 @@ use casemate_wire::record::{ExitCause, ExitReport, Phase};
 use serde::Serialize;
 
 use crate::error::{StepFailed, sentence};
-use crate::readopt;
 use crate::store::{EXIT, RunDir, STATE, SandboxDir};
+use crate::{past, readopt};
 
 /// What is asked of a repair.
 #[derive(Debug, Default)]
@@ -391,10 +391,11 @@ fn kept() -> Vec<&'static str> {
 pub fn remove(config: &HostConfig, name: &SandboxId) -> Result<(), StepFailed> {
     let run = RunDir::open(&config.run_dir, true)?;
     let dir = run.existing(name)?;
-    if dir.read_record(EXIT)?.is_none() {
+    let Some(record) = dir.read_record(EXIT)? else {
         let why =
             format!("{name} has not ended; `casemate stop {name}` first, or `casemate repair` if its warden died");
         return Err(StepFailed::because("remove the sandbox", why));
-    }
+    };
+    past::told(past::ended(&run, &dir, &record));
     run.remove(dir, name)
 }

@@ -21,9 +21,9 @@ use crate::error::StepFailed;
 use crate::facts::Gathered;
 use crate::policy_guard::PolicyGuard;
 use crate::start::{self, Asked, Start};
-use crate::store::{EXIT, STATE, VSOCK};
+use crate::store::{EXIT, RunDir, STATE, VSOCK};
 use crate::warden::Warden;
-use crate::{attest, clock, facts, guest, input};
+use crate::{attest, clock, facts, guest, input, past};
 
 /// Runs a sandbox to its end. The client hears of every outcome through its socket.
 pub fn run(config: &HostConfig) -> Result<(), StepFailed> {
@@ -31,7 +31,10 @@ pub fn run(config: &HostConfig) -> Result<(), StepFailed> {
     let input = input::take()?;
     match started(config, &input.spec, input.client, watch) {
         Ok(()) => Ok(()),
-        Err(NotStarted { client, failed, left }) => {
+        Err(NotStarted { client, failed, left, name }) => {
+            if let Some(name) = name {
+                past::told(RunDir::open(&config.run_dir, true).and_then(|run| past::failed(&run, &name, &failed)));
+            }
             let mut failure = failed.failure(left);
             failure.console = None;
             if client.send(&Event::Failed(failure)).is_err() {
@@ -44,6 +47,8 @@ pub fn run(config: &HostConfig) -> Result<(), StepFailed> {
 
 struct NotStarted {
     client: Channel,
+    /// Of the sandbox, where it has come to one.
+    name: Option<String>,
     failed: StepFailed,
     left: Vec<String>,
 }
@@ -51,7 +56,7 @@ struct NotStarted {
 fn started(config: &HostConfig, spec: &[u8], client: Channel, mut watch: Stopwatch) -> Result<(), NotStarted> {
     let signals = match prepare_process() {
         Ok(signals) => signals,
-        Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
+        Err(failed) => return Err(NotStarted { client, name: None, failed, left: Vec::new() }),
     };
     watch.lap("prepare the jailer");
     let planned = input::spec(spec).and_then(|spec| {
@@ -65,17 +70,21 @@ fn started(config: &HostConfig, spec: &[u8], client: Channel, mut watch: Stopwat
     });
     let (parsed, plan, profile, facts) = match planned {
         Ok(planned) => planned,
-        Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
+        Err(failed) => return Err(NotStarted { client, name: None, failed, left: Vec::new() }),
     };
     let asked = Asked { bytes: spec.to_vec(), facts };
     let spec = parsed;
     let mut start = match reserve(config, &spec, &plan, profile, asked, watch) {
         Ok(start) => start,
-        Err(failed) => return Err(NotStarted { client, failed, left: Vec::new() }),
+        Err(failed) => {
+            let name = spec.name().map(ToString::to_string);
+            return Err(NotStarted { client, name, failed, left: Vec::new() });
+        }
     };
+    let name = Some(start.name.to_string());
     match launch(&spec, &plan, &mut start) {
         Ok((child, role)) => serve(&spec, &plan, role, start, child, client, signals),
-        Err(failed) => Err(NotStarted { client, failed, left: start.undo(false) }),
+        Err(failed) => Err(NotStarted { client, name, failed, left: start.undo(false) }),
     }
 }
 
@@ -211,11 +220,12 @@ fn serve(
     client: Channel,
     signals: OwnedFd,
 ) -> Result<(), NotStarted> {
+    let name = Some(start.name.to_string());
     let mut warden = match warden(spec, plan, role, &mut start, child, signals) {
         Ok(warden) => warden,
         Err((failed, child)) => {
             let left = end(&child, start);
-            return Err(NotStarted { client, failed, left });
+            return Err(NotStarted { client, name, failed, left });
         }
     };
     warden.client = Some(client);
@@ -227,7 +237,7 @@ fn serve(
         let Some(client) = client else { return Ok(()) };
         let why = explained(plan, &failed, &profile);
         let failed = StepFailed { error: with_console(failed.error + &why, console), ..failed };
-        return Err(NotStarted { client, failed, left });
+        return Err(NotStarted { client, name, failed, left });
     }
     warden.watch.append(start.child_clock.take().map(|clock| clock.read(plan)).unwrap_or_default());
     let started = Event::Started(Box::new(warden.record.clone()));

@@ -24,6 +24,7 @@ const MAX_RECORD: usize = 1 << 20;
 /// `RUN`, `RUN/vms`: made if absent, refused if somebody else could change them.
 pub struct RunDir {
     path: PathBuf,
+    root: OwnedFd,
     vms: OwnedFd,
 }
 
@@ -49,7 +50,12 @@ impl RunDir {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let vms = path::open_beneath(root.as_fd(), Path::new("vms"), flags, Mode::empty()).map_err(failed)?;
-        Ok(RunDir { path: run_dir.to_path_buf(), vms })
+        Ok(RunDir { path: run_dir.to_path_buf(), root, vms })
+    }
+
+    /// `RUN` itself.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// Makes the directory of a new sandbox. One that exists is somebody's: refused, with what to do.
@@ -176,6 +182,12 @@ impl SandboxDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// When the record was written, in seconds since the epoch; `None` if there is none.
+    pub fn written_at(&self, name: &str) -> Option<u64> {
+        let fd = path::open_beneath(self.fd.as_fd(), Path::new(name), OFlags::RDONLY, Mode::empty()).ok()?;
+        u64::try_from(rustix::fs::fstat(&fd).ok()?.st_mtime).ok()
     }
 
     /// The last bytes of the console's two log files, as text without control characters.

@@ -128,6 +128,41 @@ pub struct SandboxRecord {
 
 pub const VERSION: u32 = 1;
 
+/// What is kept, for a while, of what left no record of its own: `RUN/past/*.json`. So that a denial can be told to have
+/// been its.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Past {
+    /// A start that failed; everything of it was taken back.
+    Failed(FailedStart),
+    /// A sandbox that ended and whose record was removed.
+    Ended(Ended),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStart {
+    /// Seconds since the epoch.
+    pub at: u64,
+    pub name: String,
+    /// The jailer's.
+    pub pid: u32,
+    pub step: String,
+    pub layer: String,
+    pub error: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub name: String,
+    pub uid: u32,
+    pub label: Option<String>,
+    pub warden: ProcessName,
+    pub runner: Option<ProcessName>,
+    /// Seconds since the epoch, both.
+    pub created: u64,
+    pub ended: u64,
+}
+
 /// What the loaded policy does for a running sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

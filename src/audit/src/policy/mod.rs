@@ -7,8 +7,8 @@ pub mod ask;
 pub mod cil;
 pub mod constraint;
 pub mod diff;
-pub mod separation;
 pub mod never;
+pub mod separation;
 pub mod vm;
 
 use std::path::{Path, PathBuf};

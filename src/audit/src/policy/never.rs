@@ -103,8 +103,14 @@ impl<'a> Sets<'a> {
             return self.facts.is_some();
         }
         match set.word() {
-            Some(name) => name.ends_with("_t") || self.own.get(name).is_some_and(|s| s.iter().all(|s| self.is_known(*s, depth + 1))),
-            None => set.list().filter(|f| !matches!(f.word(), Some("and" | "or" | "not" | "all"))).all(|f| self.is_known(f, depth + 1)),
+            Some(name) => {
+                name.ends_with("_t")
+                    || self.own.get(name).is_some_and(|s| s.iter().all(|s| self.is_known(*s, depth + 1)))
+            }
+            None => set
+                .list()
+                .filter(|f| !matches!(f.word(), Some("and" | "or" | "not" | "all")))
+                .all(|f| self.is_known(f, depth + 1)),
         }
     }
 }

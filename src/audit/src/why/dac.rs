@@ -59,7 +59,9 @@ pub fn explain(event: &Event, record: &Record, who: &Who) -> Option<Reason> {
     let path = paths().find(|p| p.field("nametype") != Some("PARENT")).or_else(|| paths().next());
     let needed = NEEDS.iter().find(|(_, calls)| calls.contains(&name.as_str())).map(|(capability, _)| *capability);
     let (layer, rule) = match (errno, needed, path.and_then(|p| denied_by_mode(p, record))) {
-        ("EPERM", Some(capability), _) => ("capabilities", format!("{name} needs {capability}; the process has it not")),
+        ("EPERM", Some(capability), _) => {
+            ("capabilities", format!("{name} needs {capability}; the process has it not"))
+        }
         (_, _, Some(mode)) => ("uid", mode),
         ("EPERM", None, None) => ("uid", "the owner's, or a capability's, to do; or the file is immutable".into()),
         (_, _, None) => (
@@ -112,7 +114,9 @@ fn remedy(who: &Who, path: Option<&Record>) -> String {
         (Role::Runner, _) => {
             "nothing should: name what the VM needs in its specification, and the runner inherits the descriptor".into()
         }
-        (_, Some(path)) => format!("give this user the access it lacks on the object alone: setfacl, or the owner of {path}"),
+        (_, Some(path)) => {
+            format!("give this user the access it lacks on the object alone: setfacl, or the owner of {path}")
+        }
         (_, None) => "run the command as the user who has the right (root for what changes the host)".into(),
     }
 }
@@ -133,7 +137,8 @@ mod tests {
 
     #[test]
     fn the_mode_of_the_object_is_what_denied_it() {
-        let path = "type=1302 audit(1.002:3): item=0 name=\"/etc/shadow\" inode=7 mode=0100640 ouid=0 ogid=42 nametype=NORMAL";
+        let path =
+            "type=1302 audit(1.002:3): item=0 name=\"/etc/shadow\" inode=7 mode=0100640 ouid=0 ogid=42 nametype=NORMAL";
         let found = explained(Role::Probe, &[OPEN, path]).unwrap();
         assert_eq!((found.layer, found.expected), ("uid", Expected::Probe));
         assert_eq!(found.rule, "mode 0640 of uid 0, gid 42: uid 1000 is others, with ---");
@@ -144,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_missing_capability_is_named() {
-        let mount = "type=1300 audit(1.002:3): arch=c000003e syscall=165 success=no exit=-1 a0=1 a1=2 a2=0 a3=0 pid=7 uid=5";
+        let mount =
+            "type=1300 audit(1.002:3): arch=c000003e syscall=165 success=no exit=-1 a0=1 a1=2 a2=0 a3=0 pid=7 uid=5";
         let found = explained(Role::Runner, &[mount]).unwrap();
         assert_eq!((found.layer, found.rule.contains("CAP_SYS_ADMIN")), ("capabilities", true));
         assert!(found.remedy.starts_with("nothing should"));

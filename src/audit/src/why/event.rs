@@ -131,7 +131,9 @@ mod tests {
     fn a_domain_is_found_for_later_denials_and_by_its_boot() {
         let mut events = Events::default();
         let told = |time: u32, pid: u32| {
-            kernel(&format!("type=1424 audit({time}.0:1): domain=1ab status=allocated mode=enforcing pid={pid} uid=0 exe=\"/x\" comm=\"x\""))
+            kernel(&format!(
+                "type=1424 audit({time}.0:1): domain=1ab status=allocated mode=enforcing pid={pid} uid=0 exe=\"/x\" comm=\"x\""
+            ))
         };
         events.add(told(100, 7));
         events.add(kernel("type=1424 audit(150.0:9): domain=1ab status=deallocated denials=3"));

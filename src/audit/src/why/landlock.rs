@@ -22,7 +22,9 @@ pub fn explain(event: &Event, record: &Record, domain: Option<&Domain>, who: &Wh
             let program = d.exe.as_deref().and_then(|exe| exe.rsplit('/').next()).unwrap_or("a program");
             let pid = d.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
             match program {
-                "casemate-jailer" => format!("made by casemate-jailer{pid}; it has one rule: execute and read the program"),
+                "casemate-jailer" => {
+                    format!("made by casemate-jailer{pid}; it has one rule: execute and read the program")
+                }
                 "casemate-runner" => format!("made by casemate-runner{pid}; it has no rule: everything is denied"),
                 other => format!("made by {other}{pid}"),
             }
@@ -121,7 +123,8 @@ mod tests {
     #[test]
     fn a_runners_attempt_is_told_with_right_object_and_domain() {
         let domain = made_by("/x/casemate-runner");
-        let found = explained("blockers=fs.read_file path=\"/etc/shadow\" dev=\"vda\" ino=7", Role::Runner, Some(&domain));
+        let found =
+            explained("blockers=fs.read_file path=\"/etc/shadow\" dev=\"vda\" ino=7", Role::Runner, Some(&domain));
         assert_eq!((found.expected, found.what.as_str()), (Expected::Attempt, "fs.read_file on /etc/shadow"));
         assert!(found.rule.contains("domain 195ba459b handles fs.read_file"));
         assert!(found.rule.contains("it has no rule"), "{}", found.rule);
@@ -140,7 +143,10 @@ mod tests {
         assert_eq!(expected("blockers=net.connect_tcp dest=1"), Expected::Control);
         assert_eq!(expected("blockers=fs.read_dir path=\"/etc\""), Expected::Attempt);
         assert_eq!(expected("blockers=net.connect_tcp dest=22"), Expected::Attempt);
-        assert_eq!(explained("blockers=fs.read_dir path=\"/\"", Role::Other, Some(&domain)).expected, Expected::Unclear);
+        assert_eq!(
+            explained("blockers=fs.read_dir path=\"/\"", Role::Other, Some(&domain)).expected,
+            Expected::Unclear
+        );
     }
 
     #[test]

@@ -130,16 +130,15 @@ pub fn denials(events: &Events, known: &Known, policy: Option<&Policy>, failed: 
 /// The same process, tried the same, for the same reason.
 fn key(denial: &Denial) -> String {
     let Denial { who, what, layer, rule, outcome, .. } = denial;
-    format!("{:?}\0{:?}\0{:?}\0{what}\0{layer}\0{rule}\0{outcome}", who.sandbox, who.role, (who.pid, &who.thread, who.uid))
+    format!(
+        "{:?}\0{:?}\0{:?}\0{what}\0{layer}\0{rule}\0{outcome}",
+        who.sandbox,
+        who.role,
+        (who.pid, &who.thread, who.uid)
+    )
 }
 
-fn of_event(
-    stamp: &Stamp,
-    event: &Event,
-    events: &Events,
-    known: &Known,
-    policy: Option<&Policy>,
-) -> Vec<Denial> {
+fn of_event(stamp: &Stamp, event: &Event, events: &Events, known: &Known, policy: Option<&Policy>) -> Vec<Denial> {
     let mut all = Vec::new();
     let mut add = |record: &Record, explain: &dyn Fn(&Who) -> Option<Reason>| {
         let domain = record.field("domain").and_then(|id| events.domain(id, stamp.seconds));
@@ -181,7 +180,8 @@ fn of_event(
 /// The jailer's own word on a start that it gave up.
 fn failed_start(failed: &FailedStart) -> Denial {
     let stamp = Stamp { seconds: failed.at, millis: 0, serial: 0 };
-    let denied = ["EACCES", "EPERM", "Permission denied", "Operation not permitted"].iter().any(|e| failed.error.contains(e));
+    let denied =
+        ["EACCES", "EPERM", "Permission denied", "Operation not permitted"].iter().any(|e| failed.error.contains(e));
     Denial {
         last: stamp,
         first: stamp,

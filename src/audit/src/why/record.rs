@@ -207,7 +207,8 @@ fn vector(line: &str) -> Option<(Vector, &str)> {
 fn decoded(key: &str, raw: &str) -> String {
     const UNTRUSTED: [&str; 10] =
         ["comm", "exe", "path", "name", "cwd", "proctitle", "ocomm", "dev", "invalid_context", "data"];
-    let hex = raw.len() >= 2 && raw.len() % 2 == 0 && raw.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+    let hex =
+        raw.len() >= 2 && raw.len().is_multiple_of(2) && raw.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
     if !UNTRUSTED.contains(&key) || !hex {
         return raw.to_owned();
     }
@@ -242,7 +243,10 @@ mod tests {
     fn the_kernels_log_auditds_and_the_journals_are_one() {
         let kernel = Record::of_kernel(SECCOMP.as_bytes()).unwrap();
         assert_eq!(kernel.stamp, Stamp { seconds: 1_795_402_652, millis: 604, serial: 8083 });
-        assert_eq!((kernel.kind, kernel.number("pid"), kernel.hex("code")), (Kind::SECCOMP, Some(32114), Some(1 << 31)));
+        assert_eq!(
+            (kernel.kind, kernel.number("pid"), kernel.hex("code")),
+            (Kind::SECCOMP, Some(32114), Some(1 << 31))
+        );
         let (_, fields) = SECCOMP.split_once("): ").unwrap();
         let raw = format!("node=h type=SECCOMP msg=audit(1795402652.604:8083): {fields}\x1dAUID=\"unset\" UID=\"x\"\n");
         assert_eq!(Record::of_auditd(raw.as_bytes()).unwrap(), kernel);

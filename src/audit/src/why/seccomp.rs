@@ -7,12 +7,8 @@ use super::event::Event;
 use super::record::{Kind, Record};
 use super::who::{Role, Who};
 use super::{Expected, Reason};
+use crate::seccomp::Abi;
 
-/// AUDIT_ARCH_* (include/uapi/linux/audit.h).
-const X86_64: u64 = 0xc000_003e;
-const I386: u64 = 0x4000_0003;
-/// `__X32_SYSCALL_BIT`
-const X32: u64 = 0x4000_0000;
 /// SECCOMP_RET_* (include/uapi/linux/seccomp.h).
 const ACTIONS: [(u64, &str); 5] = [
     (0x8000_0000, "the process was killed"),
@@ -51,7 +47,15 @@ const NEVER: [(&str, &[&str]); 8] = [
     ),
     (
         "it opens a way around the filter, or large parts of the kernel",
-        &["bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "perf_event_open", "userfaultfd", "modify_ldt"],
+        &[
+            "bpf",
+            "io_uring_setup",
+            "io_uring_enter",
+            "io_uring_register",
+            "perf_event_open",
+            "userfaultfd",
+            "modify_ldt",
+        ],
     ),
     ("no role has keys", &["keyctl", "add_key", "request_key"]),
     (
@@ -135,7 +139,8 @@ pub struct Call {
     /// `None` for a number that has no name.
     pub name: Option<String>,
     pub number: u64,
-    pub abi: &'static str,
+    /// `None` for an architecture that is none of this machine's.
+    pub abi: Option<Abi>,
     /// From the event's SYSCALL record, which there is only where auditing is on. Four of the six.
     pub args: Option<[u64; 4]>,
 }
@@ -153,7 +158,16 @@ impl Call {
     pub fn shown(&self) -> String {
         let name = self.name.clone().unwrap_or_else(|| format!("call {}", self.number));
         let args = self.args.map(|args| args.map(|a| format!("{a:#x}")).join(", "));
-        format!("{name}({}) [{}]", args.as_deref().unwrap_or(""), self.abi)
+        format!("{name}({}) [{}]", args.as_deref().unwrap_or(""), self.abi_name())
+    }
+
+    fn abi_name(&self) -> String {
+        self.abi.map_or_else(|| "another architecture".into(), |abi| abi.to_string())
+    }
+
+    /// The one ABI that our filters let through at all.
+    fn is_ours(&self) -> bool {
+        self.abi == Some(Abi::X86_64)
     }
 
     fn is(&self, name: &str) -> bool {
@@ -161,15 +175,15 @@ impl Call {
     }
 }
 
-fn named(arch: u64, number: u64) -> (&'static str, Option<String>) {
-    let plain = usize::try_from(number & !X32).unwrap_or(usize::MAX);
-    let of_64 = || syscalls::x86_64::Sysno::new(plain).map(|s| s.name().to_owned());
-    match arch {
-        X86_64 if number & X32 != 0 => ("x32", of_64().filter(|_| plain < 512)),
-        X86_64 => ("x86-64", of_64()),
-        I386 => ("i386", syscalls::x86::Sysno::new(plain).map(|s| s.name().to_owned())),
-        _ => ("another architecture", None),
-    }
+fn named(arch: u64, number: u64) -> (Option<Abi>, Option<String>) {
+    let in_table =
+        |abi: &Abi| u64::from(abi.arch()) == arch && (*abi == Abi::X32) == (number >= Abi::X32.base().into());
+    let abi = match u64::from(Abi::I386.arch()) == arch {
+        true => Some(Abi::I386),
+        false => [Abi::X86_64, Abi::X32].into_iter().find(in_table),
+    };
+    let name = abi.and_then(|abi| abi.name(u32::try_from(number).ok()?));
+    (abi, name.map(str::to_owned))
 }
 
 /// What one filter says of a call.
@@ -187,7 +201,7 @@ pub fn explain(event: &Event, record: &Record, who: &Who) -> Option<Reason> {
     let filters = filters_of(who);
     let mut said = Vec::new();
     for filter in &filters {
-        said.push((*filter, if call.abi == "x86-64" { judge(*filter, &call) } else { Said::NoRule }));
+        said.push((*filter, if call.is_ours() { judge(*filter, &call) } else { Said::NoRule }));
     }
     let (expected, why) = expectation(&call, who, &said);
     let remedy = remedy(&call, &said, expected, &why);
@@ -255,8 +269,8 @@ fn file(filter: Filter) -> String {
 }
 
 fn rule(call: &Call, said: &[(Filter, Said)]) -> String {
-    if call.abi != "x86-64" {
-        return format!("every filter kills calls of another ABI than x86-64; this was {}", call.abi);
+    if !call.is_ours() {
+        return format!("every filter kills calls of another ABI than x86-64; this was {}", call.abi_name());
     }
     let none: Vec<String> = said.iter().filter(|(_, s)| matches!(s, Said::NoRule)).map(|(f, _)| file(*f)).collect();
     let mut parts = Vec::new();
@@ -278,7 +292,7 @@ fn rule(call: &Call, said: &[(Filter, Said)]) -> String {
 
 /// Why no rule should ever allow it.
 fn never(call: &Call, who: &Who, said: &[(Filter, Said)]) -> Option<String> {
-    if call.abi != "x86-64" {
+    if !call.is_ours() {
         return Some("a call of another ABI can only be there to get around the filter".into());
     }
     if said.iter().any(|(_, s)| matches!(s, Said::Otherwise(_, true))) && call.args.is_some() {
@@ -351,7 +365,7 @@ mod tests {
     }
 
     fn reason(who: &Who, call: &str, args: Option<[u64; 4]>) -> Reason {
-        let number = (0..500).find(|n| named(X86_64, *n).1.as_deref() == Some(call)).unwrap();
+        let number = (0..500).find(|n| named(Abi::X86_64.arch().into(), *n).1.as_deref() == Some(call)).unwrap();
         explained(who, &format!("arch=c000003e syscall={number} code=0x80000000"), args)
     }
 

@@ -196,7 +196,8 @@ impl Message {
 fn journal(program: &Path, sources: &Sources, events: &mut Events) -> Account {
     let mut read = Account { name: "journal".into(), ..Account::default() };
     let result = (|| -> io::Result<Option<String>> {
-        let fields = "--output-fields=MESSAGE,_TRANSPORT,SYSLOG_FACILITY,_AUDIT_TYPE,_AUDIT_ID,_SOURCE_REALTIME_TIMESTAMP";
+        let fields =
+            "--output-fields=MESSAGE,_TRANSPORT,SYSLOG_FACILITY,_AUDIT_TYPE,_AUDIT_ID,_SOURCE_REALTIME_TIMESTAMP";
         let mut child = Command::new(program)
             .args(["--output=json", fields, "--all", "--no-pager", "--quiet"])
             .args([format!("--since=@{}", sources.since), format!("--until=@{}", sources.until.saturating_add(1))])
@@ -328,7 +329,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let line = |at: u64| format!("type=AVC msg=audit({at}.000:1): {AVC}\n");
         std::fs::write(dir.path().join("audit.log.1"), line(100) + &line(200)).unwrap();
-        std::fs::write(dir.path().join("audit.log"), format!("torn\n{}{}\n", line(300), "x".repeat(200_000)) + &line(400)).unwrap();
+        std::fs::write(
+            dir.path().join("audit.log"),
+            format!("torn\n{}{}\n", line(300), "x".repeat(200_000)) + &line(400),
+        )
+        .unwrap();
         let mut events = Events::default();
         let read = auditd(dir.path(), &sources(200), &mut events);
         assert_eq!((read.records, read.notes.len()), (3, 0), "{read:?}");

@@ -6,9 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use casemate_sys::rustix::net::{
-    self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt,
-};
+use casemate_sys::rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 use serde::Serialize;
 
 const AUDIT_GET: u16 = 1000;
@@ -84,7 +82,8 @@ pub fn notes(status: &io::Result<Status>, cmdline: &str) -> Vec<String> {
     let off = cmdline.split_whitespace().any(|word| matches!(word, "audit=0" | "audit=off"));
     match status {
         Ok(Status { enabled: 0, .. }) if off => notes.push(
-            "the kernel was booted with audit=0: no denial of any layer is recorded; boot without it, or with audit=1".into(),
+            "the kernel was booted with audit=0: no denial of any layer is recorded; boot without it, or with audit=1"
+                .into(),
         ),
         Ok(Status { enabled: 0, .. }) => notes.push(
             "auditing is off: seccomp's and SELinux's denials are in the kernel's log without the call's arguments, \

@@ -54,7 +54,11 @@ fn each_layer_is_named_with_its_rule() {
     assert!(all.iter().all(|d| d.who.sandbox.as_deref() == Some("vm") && d.who.role == Role::Runner));
     assert!(all[0].what.starts_with("ptrace("));
     assert!(all[1].rule.contains("made by casemate-runner, pid 90"));
-    assert!(all[2].rule.starts_with("categories (MCS): the types allow it; s0:c1,c2 does not dominate s0:c3,c4"), "{}", all[2].rule);
+    assert!(
+        all[2].rule.starts_with("categories (MCS): the types allow it; s0:c1,c2 does not dominate s0:c3,c4"),
+        "{}",
+        all[2].rule
+    );
     assert!(all[3].rule.contains("type enforcement: no rule allows casemate_runner_t casemate_image_t (file (open))"));
     assert!(all[3].rule.contains("forbidden for good by (neverallow"));
     assert!(all.iter().all(|d| d.expected == Expected::Attempt && d.remedy.starts_with("nothing")), "{all:#?}");
@@ -63,9 +67,21 @@ fn each_layer_is_named_with_its_rule() {
 /// Whatever is denied to whomever: a remedy never turns a layer off.
 #[test]
 fn no_remedy_disables_a_layer() {
-    let classes = [("file", "write"), ("file", "relabelto"), ("process", "signal"), ("blk_file", "open"), ("unix_stream_socket", "connectto")];
+    let classes = [
+        ("file", "write"),
+        ("file", "relabelto"),
+        ("process", "signal"),
+        ("blk_file", "open"),
+        ("unix_stream_socket", "connectto"),
+    ];
     let domains = ["casemate_runner_t:s0:c1,c2", "casemate_jailer_t:s0", "admin_t:s0", "init_t:s0"];
-    let targets = ["casemate_image_t:s0:c3,c4", "casemate_content_t:s0", "shared_t:s0", "casemate_runner_t:s0:c3,c4", "gone_t:s0"];
+    let targets = [
+        "casemate_image_t:s0:c3,c4",
+        "casemate_content_t:s0",
+        "shared_t:s0",
+        "casemate_runner_t:s0:c3,c4",
+        "gone_t:s0",
+    ];
     let mut lines = Vec::new();
     for from in domains {
         for to in targets {
@@ -84,7 +100,20 @@ fn no_remedy_disables_a_layer() {
     assert!(all.len() > 1000, "{}", all.len());
     for denial in &all {
         let remedy = denial.remedy.to_lowercase();
-        for bad in ["setenforce", "permissive", "selinux=0", "disable", "mlstrust", "mcs_unconstrained", "seccomp: false", "unconfined", "typeattributeset mcs", "audit2allow", "log_only", "0x7fff"] {
+        for bad in [
+            "setenforce",
+            "permissive",
+            "selinux=0",
+            "disable",
+            "mlstrust",
+            "mcs_unconstrained",
+            "seccomp: false",
+            "unconfined",
+            "typeattributeset mcs",
+            "audit2allow",
+            "log_only",
+            "0x7fff",
+        ] {
             assert!(!remedy.contains(bad), "{bad}: {denial:#?}");
         }
         assert!(!denial.remedy.is_empty() && !denial.rule.is_empty() && !denial.why.is_empty());
@@ -111,7 +140,8 @@ fn the_policy_is_asked_and_a_change_since_is_said() {
 
 #[test]
 fn repeated_attempts_are_one_answer() {
-    let line = |serial: u32| format!("type=1326 audit(200.000:{serial}): {RUNNER} arch=c000003e syscall=101 code=0x80000000");
+    let line =
+        |serial: u32| format!("type=1326 audit(200.000:{serial}): {RUNNER} arch=c000003e syscall=101 code=0x80000000");
     let all = ask(&[line(1), line(2), line(3)]);
     assert_eq!((all.len(), all[0].times, all[0].last.serial), (1, 3, 3));
 }

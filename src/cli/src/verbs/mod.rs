@@ -19,3 +19,4 @@ pub mod policy;
 pub mod ps;
 pub mod repair;
 pub mod run;
+pub mod why;
