@@ -3,7 +3,7 @@
 use crate::crowd::Crowd;
 use crate::policy::Policy;
 use crate::profile::Profile;
-use crate::report::{Matrix, Report, VERSION};
+use crate::report::{Report, VERSION};
 use crate::rule::{Check, Finding, Rule, Scope, Severity};
 use crate::rules;
 use crate::subject::Subject;
@@ -31,6 +31,7 @@ pub fn judge(subjects: Vec<Subject>, profile: &Profile, around: &Around<'_>) -> 
         }
         findings.extend(profile.assertions().ask(subject, around.policy));
     }
+    let matrix = crate::observe::matrix::of(&subjects);
     Report {
         version: VERSION,
         time: around.time,
@@ -39,7 +40,7 @@ pub fn judge(subjects: Vec<Subject>, profile: &Profile, around: &Around<'_>) -> 
         subjects,
         findings,
         waived: profile.waived(),
-        matrix: Matrix::default(),
+        matrix,
     }
 }
 

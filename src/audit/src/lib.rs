@@ -7,6 +7,7 @@
 pub mod crowd;
 mod judge;
 pub mod observe;
+pub mod planned;
 pub mod policy;
 pub mod profile;
 pub mod report;

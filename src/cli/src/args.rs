@@ -12,6 +12,12 @@ pub enum Format {
     #[default]
     Text,
     Json,
+    /// Of an audit: a test case for each check.
+    Junit,
+    /// Of an audit: SARIF 2.1.0.
+    Sarif,
+    /// Of an audit: one self-contained page.
+    Html,
 }
 
 /// Run untrusted code in a confined microVM, proven before its first instruction.
@@ -76,7 +82,7 @@ pub enum Command {
     /// Casemate's SELinux module.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Judge a policy: what it allows a VM, and who may touch it.
+    /// Judge policies and plans by one set of rules, and say which layer holds.
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Say what was denied to a sandbox, or to any process of Casemate's: by which layer and rule, whether it should be,

@@ -11,6 +11,8 @@ pub enum AuditCommand {
     /// Decisions are computed with every constraint, for concrete labels: of a policy file, on any machine, or of the
     /// policy that is loaded here.
     Policy(AuditPolicyArgs),
+    /// Judge what a specification would start, before it starts, on any machine.
+    Plan(AuditPlanArgs),
 }
 
 /// How every audit is judged and told.
@@ -74,6 +76,23 @@ pub struct AuditPolicyArgs {
     /// Only this class, as file or process.
     #[arg(long, value_name = "CLASS")]
     pub class: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = STATUS)]
+pub struct AuditPlanArgs {
+    /// A specification in TOML (or JSON, by its suffix), as `casemate run --spec` takes it.
+    #[arg(value_name = "SPEC")]
+    pub spec: PathBuf,
+    /// Facts of the host that is to run it (`casemate-jailer facts > FILE` there) instead of this one's: needs neither KVM
+    /// nor SELinux here. That host's /etc/casemate/casemate.toml is not known; its defaults are taken.
+    #[arg(long, value_name = "FILE")]
+    pub facts: Option<PathBuf>,
+    /// A binary policy that the rules and the profile ask; the loaded one if not given, where the plan is for this host.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
 }

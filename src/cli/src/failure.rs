@@ -86,7 +86,7 @@ impl Failure {
                 text.push_str(&object.to_string());
                 text.push('\n');
             }
-            Format::Text => {
+            Format::Text | Format::Junit | Format::Sarif | Format::Html => {
                 text.push_str(&format!("casemate: {}\n", sanitize::line(&self.sentence(), 4000)));
                 if let Some(attached) = &self.attached {
                     for line in attached.lines() {

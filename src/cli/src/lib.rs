@@ -30,6 +30,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if matches!(cli.format, Format::Junit | Format::Sarif | Format::Html) && !matches!(cli.command, Command::Audit(_)) {
+        let failure = Failure::new("--format junit, sarif and html are forms of an audit's report");
+        failure.remedy("use --format text or json here").print(Format::Text);
+        return ExitCode::from(OWN);
+    }
     let context = Context { format: cli.format, dirs: Dirs::from_env() };
     let code = match dispatch(&context, cli.command) {
         Ok(code) => code,

@@ -23,6 +23,15 @@ pub(super) struct File<'a> {
 }
 
 impl Observer {
+    /// A file by its name, that nothing has open: as a plan names it. Its digest is read only when it is asked for.
+    pub fn file(&self, name: &str, path: &Path, read_only: bool, digest: bool) -> Object {
+        let mut object = self.object(&File { name, path, read_only, wanted: None, opened: None });
+        if digest {
+            object.sha256 = self::digest(path).into();
+        }
+        object
+    }
+
     pub(super) fn object(&self, file: &File<'_>) -> Object {
         let File { name, path, read_only, ref wanted, opened } = *file;
         let fd = path::open_no_symlinks(path, OFlags::PATH);
@@ -77,6 +86,25 @@ impl Observer {
         let found = known(read());
         self.directories.borrow_mut().insert(dir.to_owned(), found.clone());
         found
+    }
+}
+
+/// SHA-256 of a regular file's content, hexadecimal.
+fn digest(path: &Path) -> Result<String, String> {
+    use sha2::{Digest as _, Sha256};
+    let failed = |error: std::io::Error| format!("reading {}: {error}", path.display());
+    // Non-blocking: a FIFO that is put in its place is not waited for.
+    let fd = path::open_no_symlinks(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|error| error.report())?;
+    let mut file = std::fs::File::from(fd);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(format!("{} is no regular file", path.display()));
+    }
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(failed)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            n => hash.update(&buffer[..n]),
+        }
     }
 }
 

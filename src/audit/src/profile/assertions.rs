@@ -98,6 +98,11 @@ impl Assertions {
         self.policy.is_empty() && self.seccomp.is_empty() && self.plan.is_none()
     }
 
+    /// Is the kernel named by its digest?
+    pub fn want_digests(&self) -> bool {
+        self.plan.as_ref().is_some_and(PlanAssertions::want_digests)
+    }
+
     /// One finding for each assertion that bears on this kind of subject.
     pub fn ask(&self, subject: &Subject, policy: Option<&Policy>) -> Vec<Finding> {
         let mut findings: Vec<Finding> = self.policy.iter().filter_map(|one| one.ask(subject, policy)).collect();

@@ -33,6 +33,7 @@ fn what_is_not_known_is_refused_with_the_nearest() {
         ),
         ("[[policy.deny]]\nsource = \"x\"\ntarget = \"x\"\nclass = \"file\"\npermission = \"read\"\n", "reason"),
         ("[[seccomp.deny]]\ncall = \"openat\"\nrole = \"agent\"\nreason = \"r\"\n", "none of runner"),
+        ("[[seccomp.deny]]\ncall = \"opennat\"\nreason = \"r\"\n", "did you mean openat?"),
         ("[plan]\nreason = \"r\"\nposture = \"strong\"\n", "none of enforced"),
         ("[plan]\nreason = \"r\"\nimage_directories = [\"images\"]\n", "absolute"),
         ("[plan]\nreason = \"r\"\nimage_directories = [\"/srv/../etc\"]\n", "absolute"),

@@ -1,6 +1,8 @@
 //! What an audit answers: subjects, findings, who is kept from whom by what. A file per form of output.
 
 pub mod html;
+pub mod junit;
+pub mod sarif;
 pub mod visible;
 
 use std::collections::BTreeMap;
@@ -8,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::rule::{Finding, Severity, Verdict};
-use crate::subject::Subject;
+use crate::subject::{Kind, Subject};
 
 pub const VERSION: u32 = 1;
 
@@ -117,3 +119,18 @@ impl Report {
         text
     }
 }
+
+/// The word for a kind of subject, in every form of output.
+pub fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Plan => "plan",
+        Kind::Policy => "policy",
+        Kind::Vm => "vm",
+        Kind::Process => "process",
+        Kind::Host => "host",
+    }
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ mod selinux;
 mod tests;
 mod uid;
 
-pub use selinux::LEASED;
+pub use selinux::{LEASED, NO_POLICY};
 
 use crate::rule::Rule;
 

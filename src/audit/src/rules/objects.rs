@@ -2,7 +2,7 @@
 
 use super::common::{ALL_OF_A_VM, LIVE};
 use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity};
-use crate::subject::{Known, Object, Subject};
+use crate::subject::{Kind, Known, Object, Subject};
 
 const LAYER: &str = "objects";
 
@@ -71,9 +71,17 @@ fn protected(subject: &Subject, scope: &Scope) -> Vec<Check> {
     let judge = |object: &Object| match &object.writable_by {
         _ if allowed.contains(&object.name.as_str()) => Check::inapplicable(what(object), "allowed by the profile"),
         Known::Seen(who) => Check::none_of(who, what(object), expected),
-        Known::Unseen(why) => Check::unknown(what(object), expected, why.clone()),
+        Known::Unseen(why) => unseen(subject, object, expected, why),
     };
     subject.objects.iter().map(judge).collect()
+}
+
+/// A plan may be for another machine, or name what will be made: the file is judged when it is there.
+fn unseen(subject: &Subject, object: &Object, expected: &str, why: &str) -> Check {
+    match subject.kind {
+        Kind::Plan => Check::inapplicable(what(object), format!("{why}; it is judged when it is there")),
+        _ => Check::unknown(what(object), expected, why),
+    }
 }
 
 fn content(subject: &Subject, scope: &Scope) -> Vec<Check> {
@@ -111,7 +119,7 @@ fn one_name(subject: &Subject, _: &Scope) -> Vec<Check> {
             Check::inapplicable(what(object), "this is no regular file")
         }
         Known::Seen(inode) => Check::judged(inode.links <= 1, what(object), expected, format!("{} links", inode.links)),
-        Known::Unseen(why) => Check::unknown(what(object), expected, why.clone()),
+        Known::Unseen(why) => unseen(subject, object, expected, why),
     };
     subject.objects.iter().map(judge).collect()
 }

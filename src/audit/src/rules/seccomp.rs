@@ -72,6 +72,21 @@ pub static RULES: &[Rule] = &[
         check: no_dangerous_call,
     },
     Rule {
+        id: "seccomp.narrow",
+        title: "no call is allowed that a confined process seldom needs",
+        layer: LAYER,
+        threat: "opening files by name, memory that is writable and executable, device nodes: each is a step of an exploit",
+        severity: Severity::Low,
+        remedy: "take the call out of the filter, bind its arguments, or name it in `allowed`",
+        kinds: PROCESSES,
+        parameters: &[Parameter {
+            name: "allowed",
+            what: "names of calls that may be allowed all the same",
+            default: Initial::Words(&[]),
+        }],
+        check: narrow,
+    },
+    Rule {
         id: "seccomp.no-unconditional-ioctl",
         title: "ioctl is allowed by request number only",
         layer: LAYER,
@@ -221,10 +236,22 @@ fn ours(subject: &Subject, _: &Scope) -> Vec<Check> {
 
 const COARSE: &str = "jailer.exec";
 
+/// What is for information only is no finding: it stands in the verdicts.
 fn remarked(subject: &Subject, expected: &str, of: &[RemarkId], allowed: &[&str]) -> Vec<Check> {
+    hinted(subject, expected, of, allowed, |hint| hint > Severity::Info)
+}
+
+fn hinted(
+    subject: &Subject,
+    expected: &str,
+    of: &[RemarkId],
+    allowed: &[&str],
+    fits: fn(Severity) -> bool,
+) -> Vec<Check> {
     verdicts(subject, expected, |_, _, verdicts| {
         let counts = |remark: &&Remark| {
-            of.contains(&remark.id) && !remark.call.as_deref().is_some_and(|call| allowed.contains(&call))
+            let is_allowed = remark.call.as_deref().is_some_and(|call| allowed.contains(&call));
+            of.contains(&remark.id) && fits(remark.severity) && !is_allowed
         };
         let texts: Vec<&str> = verdicts.remarks.iter().filter(counts).map(|remark| remark.text.as_str()).collect();
         (!texts.is_empty()).then(|| texts.join("; "))
@@ -240,7 +267,12 @@ fn denies_by_default(subject: &Subject, _: &Scope) -> Vec<Check> {
 fn no_dangerous_call(subject: &Subject, scope: &Scope) -> Vec<Check> {
     use RemarkId::{DangerousCall, SocketFamily, TerminalInjection};
     let of = [DangerousCall, SocketFamily, TerminalInjection];
-    remarked(subject, "no dangerous call", &of, &scope.words("allowed"))
+    hinted(subject, "no dangerous call", &of, &scope.words("allowed"), |hint| hint >= Severity::Medium)
+}
+
+fn narrow(subject: &Subject, scope: &Scope) -> Vec<Check> {
+    let of = [RemarkId::DangerousCall];
+    hinted(subject, "no call beyond need", &of, &scope.words("allowed"), |hint| hint == Severity::Low)
 }
 
 fn no_unconditional_ioctl(subject: &Subject, _: &Scope) -> Vec<Check> {

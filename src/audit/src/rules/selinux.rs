@@ -262,6 +262,9 @@ pub static RULES: &[Rule] = &[
 /// The word for a pair that a plan leaves to the lease.
 pub const LEASED: &str = "(leased pair)";
 
+/// Why a plan's separation is unseen where nobody named a policy: the facts that it was planned with speak for it.
+pub const NO_POLICY: &str = "no policy was named (--policy FILE): the plan's posture says what its facts say of it";
+
 fn present(subject: &Subject, _: &Scope) -> Vec<Check> {
     let expected = "SELinux is there";
     vec![match &subject.host {
@@ -286,6 +289,9 @@ fn asked(subject: &Subject, expected: &str, judge: impl FnOnce(&Separation) -> C
         Known::Seen(separation) => judge(separation),
         Known::Unseen(_) if selinux_is_off(subject) == Ok(true) => {
             Check::inapplicable("the policy", "the host has no SELinux (selinux.present)")
+        }
+        Known::Unseen(why) if subject.kind == Kind::Plan && why == NO_POLICY => {
+            Check::inapplicable("the policy", NO_POLICY)
         }
         Known::Unseen(why) => Check::unknown("the policy", expected, why.clone()),
     }]

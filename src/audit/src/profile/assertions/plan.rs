@@ -75,6 +75,10 @@ impl PlanAssertions {
         Ok(())
     }
 
+    pub(super) fn want_digests(&self) -> bool {
+        self.kernels.iter().any(|kernel| kernel.starts_with("sha256:"))
+    }
+
     pub(super) fn ask(&self, subject: &Subject) -> Vec<Finding> {
         if !matches!(subject.kind, Kind::Plan | Kind::Vm) {
             return Vec::new();
@@ -136,7 +140,7 @@ impl PlanAssertions {
         if by_path {
             return Check::judged(true, "kernel", expected, kernel.path.clone());
         }
-        let digests = self.kernels.iter().any(|listed| listed.starts_with("sha256:"));
+        let digests = self.want_digests();
         match &kernel.sha256 {
             Known::Seen(hex) => {
                 let listed =

@@ -4,7 +4,7 @@ use toml::Table;
 
 use super::{Stated, Wanted};
 use crate::profile::Problem;
-use crate::profile::read::{keys, needed, string};
+use crate::profile::read::{keys, like, needed, string};
 use crate::rule::{Check, Finding};
 use crate::seccomp::{Abi, Call};
 use crate::subject::{Kind, Known, Process, Subject, Thread};
@@ -30,6 +30,11 @@ impl SeccompAssertion {
             return Err(Problem::new(format!("{place}.role"), problem));
         }
         let call = needed(entry, place, "call")?;
+        if Abi::ALL.iter().all(|abi| abi.number(call).is_none()) {
+            let known: Vec<&str> = Abi::X86_64.table().map(|(_, name)| name).collect();
+            let problem = format!("there is no system call {call}{}", like(call, &known));
+            return Err(Problem::new(format!("{place}.call"), problem));
+        }
         Ok(Self {
             stated: Stated::of(entry, place)?,
             wanted,

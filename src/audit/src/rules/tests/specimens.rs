@@ -152,6 +152,10 @@ specimens! {
     "seccomp.denies-by-default" Vm "unlisted" |all| remark(all, RemarkId::DefaultAllow, "unlisted", None);
     "seccomp.no-dangerous-call" Vm "bpf" |all| remark(all, RemarkId::DangerousCall, "bpf is allowed", Some("bpf"));
     "seccomp.no-dangerous-call" Vm "AF_ALG" |all| remark(all, RemarkId::SocketFamily, "socket(AF_ALG)", Some("socket"));
+    "seccomp.narrow" Vm "openat" |all| {
+        remark(all, RemarkId::DangerousCall, "openat is allowed", Some("openat"));
+        verdicts(all).remarks[0].severity = Severity::Low;
+    };
     "seccomp.no-unconditional-ioctl" Process "ioctl" |all| {
         remark(all, RemarkId::UnconditionalIoctl, "any ioctl", Some("ioctl"));
     };

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use casemate_audit::profile::Profile;
-use casemate_audit::report::Report;
 use casemate_audit::report::visible::visible;
+use casemate_audit::report::{Report, html, junit, kind, sarif};
 use casemate_audit::rule::{Finding, Severity, Verdict};
 use casemate_audit::subject::Subject;
 use casemate_audit::{Around, Policy, judge};
@@ -18,10 +18,20 @@ use crate::output::{Context, Tone, paint};
 
 /// Judges the subjects by the profile that was asked for, prints the report, answers with the exit status of the audit.
 pub fn tell(context: &Context, args: &OutputArgs, subjects: Vec<Subject>, policy: Option<&Policy>) -> Result<u8> {
-    let profile = profile(args)?;
+    tell_by(context, args, &profile(args)?, subjects, policy)
+}
+
+/// The same, by a profile that was read before.
+pub fn tell_by(
+    context: &Context,
+    args: &OutputArgs,
+    profile: &Profile,
+    subjects: Vec<Subject>,
+    policy: Option<&Policy>,
+) -> Result<u8> {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let report = judge(subjects, &profile, &Around { time, host, policy });
+    let report = judge(subjects, profile, &Around { time, host, policy });
     let text = form(context.format, &report)?;
     match &args.output {
         None => context.print(&text)?,
@@ -64,6 +74,13 @@ fn form(format: Format, report: &Report) -> Result<String> {
             let text = serde_json::to_string_pretty(report).map_err(|error| Failure::from_error(&error))?;
             Ok(text + "\n")
         }
+        Format::Junit => junit::text(report).map_err(|why| Failure::new(format!("writing JUnit: {why}"))),
+        Format::Html => Ok(html::page(report)),
+        Format::Sarif => {
+            let text =
+                serde_json::to_string_pretty(&sarif::log(report)).map_err(|error| Failure::from_error(&error))?;
+            Ok(text + "\n")
+        }
     }
 }
 
@@ -91,17 +108,6 @@ fn text(report: &Report) -> String {
     };
     let _ = writeln!(out, "{}", paint(&report.verdict(), tone));
     out
-}
-
-fn kind(kind: casemate_audit::subject::Kind) -> &'static str {
-    use casemate_audit::subject::Kind;
-    match kind {
-        Kind::Plan => "plan",
-        Kind::Policy => "policy",
-        Kind::Vm => "VM",
-        Kind::Process => "process",
-        Kind::Host => "host",
-    }
 }
 
 fn subject(out: &mut String, mut findings: Vec<&Finding>) {

@@ -12,6 +12,7 @@ use casemate_audit::{Policy, PolicyError};
 use casemate_client::sanitize;
 use serde_json::{Value, json};
 
+use crate::args::Format;
 use crate::audit_args::{AuditPolicyArgs, Question};
 use crate::failure::{Failure, Result};
 use crate::output::{Context, Tone, cell, paint, table_text};
@@ -22,6 +23,9 @@ const FOUND: u8 = 1;
 pub fn policy(context: &Context, args: &AuditPolicyArgs) -> Result<u8> {
     if args.question != Question::Check && (args.output.profile.is_some() || args.output.output.is_some()) {
         return Err(Failure::new("--profile and --output go with the question `check` only"));
+    }
+    if args.question != Question::Check && !matches!(context.format, Format::Text | Format::Json) {
+        return Err(Failure::new("--format junit, sarif and html go with the question `check` only"));
     }
     if let Some([old, new]) = args.diff.as_deref() {
         return update(context, args, old, new);
