@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::audit_args::AuditCommand;
+use crate::audit_args::AuditArgs;
 use crate::run_args::{PlanArgs, RunArgs};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -82,9 +82,11 @@ pub enum Command {
     /// Casemate's SELinux module.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Judge policies and plans by one set of rules, and say which layer holds.
-    #[command(subcommand)]
-    Audit(AuditCommand),
+    /// Judge this host and every sandbox on it; or one sandbox, any process, a plan, a policy.
+    ///
+    /// Without a subcommand: all sandboxes that run, what keeps each from each other, collisions with libvirt's and
+    /// podman's labels, stale labels and leases, and what dead sandboxes left.
+    Audit(AuditArgs),
     /// Say what was denied to a sandbox, or to any process of Casemate's: by which layer and rule, whether it should be,
     /// and the narrowest change that would allow it.
     Why(WhyArgs),

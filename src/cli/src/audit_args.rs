@@ -4,8 +4,22 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+/// Without a subcommand: everything on this host.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = STATUS)]
+pub struct AuditArgs {
+    #[command(subcommand)]
+    pub command: Option<AuditCommand>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
+    /// Judge running sandboxes: every thread of their roles, their files, labels and limits, from outside.
+    Vm(AuditVmArgs),
+    /// Judge any process, as another VMM: what it may do, thread by thread.
+    Process(AuditProcessArgs),
     /// Ask a SELinux policy what a VM may do and who may touch it.
     ///
     /// Decisions are computed with every constraint, for concrete labels: of a policy file, on any machine, or of the
@@ -13,6 +27,26 @@ pub enum AuditCommand {
     Policy(AuditPolicyArgs),
     /// Judge what a specification would start, before it starts, on any machine.
     Plan(AuditPlanArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = STATUS)]
+pub struct AuditVmArgs {
+    /// Names of sandboxes, as `casemate ps` lists them.
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = STATUS)]
+pub struct AuditProcessArgs {
+    /// Process ids, not those of single threads.
+    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pids: Vec<u32>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// How every audit is judged and told.

@@ -89,7 +89,7 @@ fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Kernel(KernelCommand::Remove { names }) => verbs::kernel::remove(context, &names),
         Command::Kernel(KernelCommand::Default { name }) => verbs::kernel::default(context, &name),
         Command::Policy(verb) => return verbs::policy::policy(context, verb),
-        Command::Audit(command) => return verbs::audit::audit(context, &command),
+        Command::Audit(args) => return verbs::audit::audit(context, &args),
         Command::Why(args) => verbs::why::why(context, &args),
         Command::Completion { shell } => verbs::docs::completion(shell),
         Command::Man { directory } => verbs::docs::man(&directory),

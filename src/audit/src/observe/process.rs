@@ -1,7 +1,7 @@
 //! One process, from outside: everything that [`Process`] holds, or why not.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use casemate_sys::process::{errno, pidfd_open};
 use casemate_sys::procfs::ProcessView;
@@ -49,15 +49,17 @@ impl Observer {
         self.attempt(target).unwrap_or_else(|why| unseen(target, &why))
     }
 
+    /// Is there such a process?
+    ///
+    /// # Errors
+    /// A sentence: there is none, or it is a thread of another.
+    pub fn find(&self, pid: u32) -> Result<(), String> {
+        open(pid).map(drop)
+    }
+
     fn attempt(&self, target: &Target<'_>) -> Result<Process, String> {
         let Target { pid, .. } = *target;
-        let number = i32::try_from(pid).map_err(|_| format!("{pid} is no pid"))?;
-        let pidfd = pidfd_open(number).map_err(|error| match error.errno() {
-            Some(errno::ESRCH) => format!("there is no process {pid}"),
-            // Linux before 6.9 says EINVAL, later ones ENOENT (pidfd_open(2)).
-            Some(errno::EINVAL | errno::ENOENT) => format!("{pid} is a thread of another process; name its process"),
-            _ => error.report(),
-        })?;
+        let (number, pidfd) = open(pid)?;
         let view = ProcessView::new(&self.proc, number, pidfd.as_fd());
         let gone = |error: casemate_sys::Error| if view.ended() { ENDED.to_owned() } else { error.report() };
         let start = view.start().map_err(gone)?.ticks;
@@ -96,6 +98,17 @@ impl Observer {
         let start = i32::try_from(name.pid).ok().and_then(|pid| self.proc.start_of(pid).ok());
         start.is_some_and(|start| start.ticks == name.start_time)
     }
+}
+
+fn open(pid: u32) -> Result<(i32, OwnedFd), String> {
+    let number = i32::try_from(pid).map_err(|_| format!("{pid} is no pid"))?;
+    let pidfd = pidfd_open(number).map_err(|error| match error.errno() {
+        Some(errno::ESRCH) => format!("there is no process {pid}"),
+        // EINVAL before Linux 6.9, ENOENT later (pidfd_open(2)).
+        Some(errno::EINVAL | errno::ENOENT) => format!("{pid} is a thread of another process; name its process"),
+        _ => error.report(),
+    })?;
+    Ok((number, pidfd))
 }
 
 /// Every thread: one that a filter missed is found here.

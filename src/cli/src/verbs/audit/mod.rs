@@ -1,18 +1,23 @@
 //! `audit`: judges policies, plans and what runs, by one set of rules.
 
+mod live;
 mod output;
+mod overview;
 mod plan;
 mod policy;
 
 pub use output::tell;
 
-use crate::audit_args::AuditCommand;
+use crate::audit_args::{AuditArgs, AuditCommand};
 use crate::failure::Result;
 use crate::output::Context;
 
-pub fn audit(context: &Context, command: &AuditCommand) -> Result<u8> {
-    match command {
-        AuditCommand::Policy(args) => policy::policy(context, args),
-        AuditCommand::Plan(args) => plan::plan(context, args),
+pub fn audit(context: &Context, args: &AuditArgs) -> Result<u8> {
+    match &args.command {
+        None => live::host(context, &args.output),
+        Some(AuditCommand::Vm(args)) => live::vms(context, args),
+        Some(AuditCommand::Process(args)) => live::processes(context, args),
+        Some(AuditCommand::Policy(args)) => policy::policy(context, args),
+        Some(AuditCommand::Plan(args)) => plan::plan(context, args),
     }
 }

@@ -11,6 +11,7 @@ use casemate_audit::rule::{Finding, Severity, Verdict};
 use casemate_audit::subject::Subject;
 use casemate_audit::{Around, Policy, judge};
 
+use super::overview::overview;
 use crate::args::Format;
 use crate::audit_args::OutputArgs;
 use crate::failure::{Failure, Result};
@@ -86,7 +87,7 @@ fn form(format: Format, report: &Report) -> Result<String> {
 
 /// By subject, what failed first and the worst of it first; what passed in one line.
 fn text(report: &Report) -> String {
-    let mut out = String::new();
+    let mut out = overview(&report.subjects, &report.matrix);
     let mut by_subject: BTreeMap<(usize, &str), Vec<&Finding>> = BTreeMap::new();
     for finding in &report.findings {
         let place = report.subjects.iter().position(|s| s.name == finding.subject && s.kind == finding.kind);

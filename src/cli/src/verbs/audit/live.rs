@@ -1,0 +1,124 @@
+//! `audit`, `audit vm`, `audit process`: what runs on this host, looked at from outside.
+//!
+//! The observer reads /proc and the records with the rights of whoever called; the ledger of labels is the jailer's to
+//! read, and its `labels` verb is asked for it. What could not be looked at stands in the report with the reason.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use casemate_audit::observe::{Kept, LiveVm, Observer, Survey};
+use casemate_audit::subject::{Known, Subject};
+use casemate_client::jailer::Jailer;
+use casemate_client::store::{self, Entry, Listing, Status};
+
+use super::output::{profile, tell};
+use crate::audit_args::{AuditProcessArgs, AuditVmArgs, OutputArgs};
+use crate::failure::{Failure, Result};
+use crate::output::{Context, say};
+
+/// A directory without a record may be a start's, which takes milliseconds.
+const YOUNG: Duration = Duration::from_secs(30);
+
+/// Every sandbox of this host, and the host itself.
+pub fn host(context: &Context, args: &OutputArgs) -> Result<u8> {
+    profile(args)?;
+    let observer = observer()?;
+    let listing = match store::list(&context.dirs) {
+        Ok(listing) => listing,
+        Err(error) => {
+            let failure = Failure::from(error);
+            let why = format!("the sandboxes of this host cannot be listed: {}; run it as root", failure.sentence());
+            say(&why);
+            // Nothing is known of them, and the host's part says so.
+            let host = observer.host(&context.dirs.run, &Kept::default(), &Known::Unseen(why));
+            return tell(context, args, vec![host], None);
+        }
+    };
+    let survey = survey(context);
+    let mut subjects = Vec::new();
+    for entry in &listing.entries {
+        let subject = live(context, &observer, entry, &survey);
+        let left = subject.leftovers.seen().is_some_and(|left| !left.is_empty()) || !subject.processes.is_empty();
+        // Of an ended sandbox nothing is left to look at, unless something is.
+        if entry.status != Status::Exited || left {
+            subjects.push(subject);
+        }
+    }
+    if subjects.is_empty() {
+        say("no sandbox runs here: the host alone is judged");
+    }
+    subjects.push(observer.host(&context.dirs.run, &kept(context, &listing), &survey));
+    tell(context, args, subjects, None)
+}
+
+pub fn vms(context: &Context, args: &AuditVmArgs) -> Result<u8> {
+    profile(&args.output)?;
+    let observer = observer()?;
+    let mut entries = Vec::new();
+    for name in args.names.iter().collect::<BTreeSet<_>>() {
+        let entry = store::load(&context.dirs, name)?;
+        if entry.status == Status::Exited {
+            let failure =
+                Failure::new(format!("sandbox '{name}' has ended: nothing of it runs that could be looked at"));
+            return Err(
+                failure.remedy(format!("`casemate inspect {name}` tells how it ended; `casemate audit` what is left"))
+            );
+        }
+        entries.push(entry);
+    }
+    let survey = survey(context);
+    let subjects = entries.iter().map(|entry| live(context, &observer, entry, &survey)).collect();
+    tell(context, &args.output, subjects, None)
+}
+
+pub fn processes(context: &Context, args: &AuditProcessArgs) -> Result<u8> {
+    profile(&args.output)?;
+    let observer = observer()?;
+    let pids: BTreeSet<u32> = args.pids.iter().copied().collect();
+    for pid in &pids {
+        observer.find(*pid).map_err(|why| Failure::new(why).remedy("`ps -e` lists processes"))?;
+    }
+    let subjects = pids.into_iter().map(|pid| observer.process(pid)).collect();
+    tell(context, &args.output, subjects, None)
+}
+
+fn observer() -> Result<Observer> {
+    Observer::new().map_err(|error| {
+        Failure::new(error.report()).remedy("whatever is read of a forged /proc is its forger's: umount what covers it")
+    })
+}
+
+fn live(context: &Context, observer: &Observer, entry: &Entry, survey: &Known<Survey>) -> Subject {
+    let directory = context.dirs.sandbox(&entry.record.name);
+    let phase = entry.status.to_string();
+    let vm = LiveVm { record: &entry.record, phase: &phase, directory: &directory, landlock: None };
+    observer.vm(&vm, survey)
+}
+
+/// Who has which level on this host, as `casemate labels` tells.
+fn survey(context: &Context) -> Known<Survey> {
+    let asked = Jailer::locate(&context.dirs).and_then(|jailer| jailer.ask(&["labels"], None));
+    let answer = match asked {
+        Ok(answer) => answer.json,
+        Err(error) => return Known::Unseen(Failure::from(error).sentence()),
+    };
+    serde_json::from_value(answer)
+        .map_err(|error| format!("the jailer's answer to 'labels' is not known here: {error}"))
+        .into()
+}
+
+/// What the records account for.
+fn kept(context: &Context, listing: &Listing) -> Kept {
+    let mut kept = Kept::default();
+    for entry in listing.entries.iter().filter(|entry| entry.status != Status::Exited) {
+        kept.pids.extend(entry.record.runner.iter().chain([&entry.record.warden]).map(|process| process.pid));
+        kept.cgroups.extend(entry.record.cgroups.iter().cloned());
+    }
+    let is_old = |name: &str| {
+        let made = std::fs::symlink_metadata(context.dirs.sandbox(name)).and_then(|is| is.modified());
+        made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > YOUNG))
+    };
+    let damaged = listing.damaged.iter().filter(|damaged| is_old(&damaged.name));
+    kept.left.extend(damaged.map(|d| format!("sandbox {} has no usable record: {}", d.name, d.problem)));
+    kept
+}

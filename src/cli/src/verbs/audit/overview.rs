@@ -1,0 +1,215 @@
+//! What stands above the findings of a text report: what each process may do, and what keeps VMs apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use casemate_audit::report::Matrix;
+use casemate_audit::report::visible::visible;
+use casemate_audit::rule::Verdict;
+use casemate_audit::subject::{Kind, Known, Process, Subject, Thread};
+
+use crate::output::{Tone, paint};
+
+/// With more VMs than this, a page for each is left to `audit vm NAME`.
+const PAGES: usize = 4;
+/// Calls, variables and the like: the rest is in `--format json`.
+const SHOWN: usize = 12;
+
+pub fn overview(subjects: &[Subject], matrix: &Matrix) -> String {
+    let mut out = String::new();
+    let vms = subjects.iter().filter(|subject| subject.kind == Kind::Vm).count();
+    let shown = |subject: &&Subject| subject.kind == Kind::Process || (subject.kind == Kind::Vm && vms <= PAGES);
+    for subject in subjects.iter().filter(shown) {
+        for process in &subject.processes {
+            of_process(&mut out, &subject.name, process);
+        }
+    }
+    between(&mut out, matrix);
+    out
+}
+
+fn of_process(out: &mut String, name: &str, process: &Process) {
+    let pid = process.pid.map_or_else(String::new, |pid| format!(" {pid}"));
+    let head = format!("{}{pid} of {}", process.role, visible(name));
+    let _ = writeln!(out, "{}", paint(&head, Tone::Head));
+    if let Known::Unseen(why) = &process.threads {
+        let _ = writeln!(out, "  not looked at: {}\n", visible(why));
+        return;
+    }
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(out, "  {name:<12} {}", visible(&text));
+    };
+    line("program", said(&process.exe, Clone::clone));
+    line("label", said(&process.label, |label| label.clone().unwrap_or_else(|| "none: no SELinux here".into())));
+    line(
+        "namespaces",
+        said(&process.namespaces, |all| {
+            let hosts: Vec<&str> = all.iter().filter(|(_, n)| n.hosts).map(|(name, _)| name.as_str()).collect();
+            let own: Vec<&str> = all.iter().filter(|(_, n)| !n.hosts).map(|(name, _)| name.as_str()).collect();
+            format!("own: {}; the host's: {}", list(&own), list(&hosts))
+        }),
+    );
+    line(
+        "cgroup",
+        said(&process.cgroups, |all| {
+            let limits: BTreeSet<String> =
+                all.iter().flat_map(|c| &c.limits).map(|(file, value)| format!("{file} {value}")).collect();
+            list(&limits.iter().map(String::as_str).collect::<Vec<_>>())
+        }),
+    );
+    line(
+        "descriptors",
+        said(&process.fds, |fds| {
+            let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+            fds.iter().for_each(|fd| *kinds.entry(fd.kind.as_str()).or_default() += 1);
+            let counts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            format!("{} ({})", fds.len(), counts.join(", "))
+        }),
+    );
+    line(
+        "mounts",
+        said(&process.mounts, |mounts| {
+            let writable = mounts.iter().filter(|mount| !mount.options.contains("ro")).count();
+            format!("{}, {writable} of them writable", mounts.len())
+        }),
+    );
+    line(
+        "environment",
+        said(&process.environment, |names| list(&names.iter().map(String::as_str).collect::<Vec<_>>())),
+    );
+    line(
+        "memory",
+        said(&process.memory, |memory| {
+            let dumpable = said(&memory.dumpable, |dumpable| {
+                if *dumpable { "traceable by its uid" } else { "not dumpable" }.into()
+            });
+            format!(
+                "{} mappings writable and executable, {} KiB locked, {dumpable}",
+                memory.writable_executable.len(),
+                memory.locked / 1024
+            )
+        }),
+    );
+    line(
+        "Landlock",
+        said(&process.landlock, |landlock| match landlock.abi {
+            0 => "none".into(),
+            abi => format!("ABI {abi}, handles {} rights, allows {}", landlock.handled.len(), landlock.allowed.len()),
+        }),
+    );
+    threads(out, process.threads.seen().into_iter().flatten());
+    out.push('\n');
+}
+
+/// Threads that may do the same are told together.
+fn threads<'a>(out: &mut String, threads: impl Iterator<Item = &'a Thread>) {
+    let mut alike: Vec<(Vec<&Thread>, String)> = Vec::new();
+    for thread in threads {
+        let may = may(thread);
+        match alike.iter_mut().find(|(_, known)| *known == may) {
+            Some((all, _)) => all.push(thread),
+            None => alike.push((vec![thread], may)),
+        }
+    }
+    for (all, may) in alike {
+        let names: Vec<String> = all
+            .iter()
+            .take(SHOWN)
+            .map(|thread| format!("{} {}", thread.tid.map_or_else(String::new, |tid| tid.to_string()), thread.name))
+            .collect();
+        let more = if all.len() > SHOWN { format!(", and {} more", all.len() - SHOWN) } else { String::new() };
+        let _ = writeln!(out, "  thread {}{more}", visible(&names.join(", ")));
+        out.push_str(&may);
+    }
+}
+
+fn may(thread: &Thread) -> String {
+    let mut text = String::new();
+    let [real, effective, saved, files] = thread.uid;
+    let uid = if [effective, saved, files] == [real; 3] { real.to_string() } else { format!("{:?}", thread.uid) };
+    let caps = thread.capabilities;
+    let nnp = if thread.no_new_privs { "no_new_privs" } else { "may gain privileges at exec" };
+    let kernel = if thread.kernel { "; runs in the kernel alone" } else { "" };
+    let _ = writeln!(
+        text,
+        "    uid {uid}, capabilities effective {:x} bounding {:x}, {nnp}{kernel}",
+        caps.effective, caps.bounding
+    );
+    let seccomp = match (thread.seccomp_mode, &thread.filters) {
+        (0, _) => "no filter: every system call".to_owned(),
+        (1, _) => "strict: read, write, exit, sigreturn".to_owned(),
+        (_, Known::Unseen(why)) => format!("{} filters, not read: {why}", thread.filter_count),
+        (_, Known::Seen(verdicts)) => {
+            let named = |whole: bool| -> BTreeSet<&str> {
+                let calls = verdicts.calls.iter().filter(|call| call.when.is_empty() == whole);
+                calls.filter_map(|call| call.name.as_deref()).collect()
+            };
+            let (whole, partly) = (named(true), named(false));
+            format!(
+                "{} filters allow {} calls ({}) and {} under conditions ({})",
+                verdicts.filters.len(),
+                whole.len(),
+                list(&whole.into_iter().collect::<Vec<_>>()),
+                partly.len(),
+                list(&partly.into_iter().collect::<Vec<_>>())
+            )
+        }
+    };
+    let _ = writeln!(text, "    seccomp: {}", visible(&seccomp));
+    text
+}
+
+/// Layer by layer: holds for every pair, or for how many not, and why.
+fn between(out: &mut String, matrix: &Matrix) {
+    let vms = matrix.vms.len();
+    if vms < 2 {
+        return;
+    }
+    let all = vms * (vms - 1);
+    let mut counts = vec![0usize; matrix.cells.len()];
+    for pair in &matrix.pairs {
+        if let Some(count) = counts.get_mut(pair.cell) {
+            *count += 1;
+        }
+    }
+    if let Some(common) = counts.get_mut(matrix.common) {
+        *common = all - matrix.pairs.len();
+    }
+    let _ =
+        writeln!(out, "{}", paint(&format!("what keeps {vms} VMs apart, each layer alone ({all} pairs)"), Tone::Head));
+    let layers: BTreeSet<&String> = matrix.cells.iter().flat_map(|cell| cell.layers.keys()).collect();
+    for layer in layers {
+        let mut answers: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for (cell, count) in matrix.cells.iter().zip(&counts) {
+            if let Some((verdict, why)) = cell.layers.get(layer) {
+                let word = match verdict {
+                    Verdict::Pass => "holds",
+                    Verdict::Fail => "NOT",
+                    _ => "unknown",
+                };
+                *answers.entry((word, why)).or_default() += count;
+            }
+        }
+        for ((word, why), count) in answers {
+            let tone = if word == "holds" { Tone::Good } else { Tone::Weak };
+            let share = if count == all { "all".to_owned() } else { count.to_string() };
+            let _ = writeln!(out, "  {layer:<11} {} {share}: {}", paint(&format!("{word:<7}"), tone), visible(why));
+        }
+    }
+    out.push('\n');
+}
+
+fn said<T>(known: &Known<T>, say: impl FnOnce(&T) -> String) -> String {
+    match known {
+        Known::Seen(value) => say(value),
+        Known::Unseen(why) => format!("not known: {why}"),
+    }
+}
+
+fn list(all: &[&str]) -> String {
+    match all.len() {
+        0 => "none".into(),
+        1..=SHOWN => all.join(", "),
+        many => format!("{}, and {} more", all[..SHOWN].join(", "), many - SHOWN),
+    }
+}
