@@ -90,7 +90,9 @@ fn places(text: &str, layout: &Layout) -> Vec<Place> {
         if !plain || inner.components().count() > DEEPEST {
             return None;
         }
-        let at = |mount: &PathBuf| Place { mount: mount.clone(), dir: mount.join(inner) };
+        // Joining an empty path would leave a slash behind.
+        let dir = |mount: &PathBuf| if inner.as_os_str().is_empty() { mount.clone() } else { mount.join(inner) };
+        let at = |mount: &PathBuf| Place { mount: mount.clone(), dir: dir(mount) };
         Some(match names {
             "" => layout.v2.iter().map(|unified| at(&unified.mount)).collect(),
             names => names.split(',').filter_map(|name| layout.v1.get(name)).map(at).collect(),

@@ -154,9 +154,13 @@ fn side<'a>(subject: &'a Subject, runner: &'a Process, answers: &mut Vec<BTreeMa
     }
 }
 
-/// Directories that it is in itself: the deepest ones; those above are everybody's.
+/// Directories that bound its memory or tasks: the deepest ones; those above are everybody's.
 fn own_cgroups(all: &[CgroupOf]) -> BTreeSet<&str> {
-    let all: Vec<&str> = all.iter().map(|cgroup| cgroup.path.as_str()).collect();
+    let bounds = |cgroup: &&CgroupOf| {
+        let mut files = cgroup.limits.iter().filter(|(file, _)| file.starts_with("memory") || file.starts_with("pids"));
+        files.any(|(_, value)| super::cgroup::is_limit(value))
+    };
+    let all: Vec<&str> = all.iter().filter(bounds).map(|cgroup| cgroup.path.as_str()).collect();
     let above = |dir: &str| all.iter().any(|other| other.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')));
     all.iter().copied().filter(|dir| !above(dir)).collect()
 }

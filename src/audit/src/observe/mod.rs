@@ -36,6 +36,7 @@ use casemate_sys::facts::cgroup::Layout;
 use casemate_sys::procfs::Proc;
 
 use crate::Policy;
+use crate::seccomp::Cache;
 use crate::subject::{Host, Known, Separation};
 
 pub use host::Kept;
@@ -54,6 +55,8 @@ pub struct Observer {
     layout: Known<Layout>,
     host: OnceCell<Host>,
     policy: OnceCell<Known<Policy>>,
+    /// Verdicts by filters: nearly all threads of a role have the same.
+    filters: Cache,
     separations: RefCell<HashMap<String, Known<Separation>>>,
     /// Limits by cgroup directory.
     limits: RefCell<HashMap<PathBuf, BTreeMap<String, String>>>,
@@ -75,10 +78,16 @@ impl Observer {
             proc,
             host: OnceCell::new(),
             policy: OnceCell::new(),
+            filters: Cache::default(),
             separations: RefCell::default(),
             limits: RefCell::default(),
             directories: RefCell::default(),
         })
+    }
+
+    /// The filters that were seen, and their programs.
+    pub fn filters(&self) -> &Cache {
+        &self.filters
     }
 }
 

@@ -9,6 +9,7 @@ use casemate_wire::record::{Descriptor, ProcessName};
 
 use super::status::Status;
 use super::{ENDED, Observer, fds, known, landlock, memory, namespaces, tables};
+use crate::seccomp;
 use crate::subject::{Kind, Known, Landlock, Process, Subject, Thread};
 
 /// Threads are listed again until no new one shows: one that is born meanwhile is not to escape.
@@ -68,7 +69,7 @@ impl Observer {
         }
         let text = view.read("status").map_err(gone)?;
         let status = Status::new(&text);
-        let threads = threads(&view);
+        let threads = threads(&view).map(|threads| self.with_filters(pid, threads));
         let leader = threads.seen().and_then(|all| all.iter().find(|thread| thread.tid == Some(pid)));
         let uid = leader.map(|thread| thread.uid[1]);
         let tids: Vec<u32> = threads.seen().into_iter().flatten().filter_map(|thread| thread.tid).collect();
@@ -91,6 +92,21 @@ impl Observer {
             threads,
         };
         if view.ended() { Err(ENDED.into()) } else { Ok(process) }
+    }
+
+    /// With the verdicts of what is installed on each. A thread stands still for the moment of its reading.
+    fn with_filters(&self, pid: u32, mut threads: Vec<Thread>) -> Vec<Thread> {
+        for thread in &mut threads {
+            let Some(tid) = thread.tid else { continue };
+            thread.filters = match thread.seccomp_mode {
+                _ if thread.kernel => Known::unseen("it runs in the kernel alone and makes no system call"),
+                // Without a filter there is none to read, and nobody needs to be stopped.
+                0 => self.filters.judge(&[]).into(),
+                1 => Known::unseen("strict mode: read, write, _exit and sigreturn (seccomp(2))"),
+                _ => seccomp::of_thread(pid, tid, &self.filters),
+            };
+        }
+        threads
     }
 
     /// Is it there, and the one that was meant?
