@@ -27,6 +27,19 @@ pub enum AuditCommand {
     Policy(AuditPolicyArgs),
     /// Judge what a specification would start, before it starts, on any machine.
     Plan(AuditPlanArgs),
+    /// Tell a report that was kept as JSON in another form, on any machine.
+    Report(AuditReportArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = STATUS)]
+pub struct AuditReportArgs {
+    /// What `casemate audit … --format json -o FILE` has written.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write it to this file instead of standard output, whole or not at all.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

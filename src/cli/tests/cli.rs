@@ -74,6 +74,11 @@ fn bad_input_fails_with_125_a_sentence_and_no_trace() {
         (&["cp", "/no/such/file", "x:/y"], "/no/such/file"),
         (&["kernel", "import", "/no/such/kernel"], "/no/such/kernel"),
         (&["kernel", "import"], "FILE"),
+        (&["audit", "report", "/no/such/report"], "/no/such/report"),
+        (&["audit", "report", "/proc/version"], "not JSON"),
+        (&["audit", "--format", "html", "-o", "/no/such/directory/x.html"], "/no/such/directory is no directory"),
+        (&["audit", "process", "1", "--profile", "/no/such/profile"], "/no/such/profile"),
+        (&["ps", "--format", "html"], "forms of an audit's report"),
         (&["frobnicate"], "frobnicate"),
     ] {
         let out = casemate(home.path(), args);
@@ -110,6 +115,36 @@ fn an_empty_host_lists_nothing() {
     let out = casemate(home.path(), &["ps", "--format", "json"]);
     let listing: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(listing, serde_json::json!({ "sandboxes": [], "damaged": [] }));
+}
+
+/// A report is kept as JSON and told again in every form, with the same exit status; a file is written whole.
+#[test]
+fn a_kept_report_takes_every_form() {
+    let home = tempfile::tempdir().unwrap();
+    let kept = home.path().join("kept.json");
+    let pid = std::process::id().to_string();
+    let made = casemate(home.path(), &["audit", "process", &pid, "--format", "json", "-o", kept.to_str().unwrap()]);
+    assert!(made.stdout.is_empty(), "{}", text(&made.stdout));
+    let status = made.status.code().unwrap();
+    assert_ne!(status, 125, "{}", text(&made.stderr));
+    for (form, has) in [
+        ("text", "passed"),
+        ("json", "\"findings\""),
+        ("junit", "<testsuite"),
+        ("sarif", "\"2.1.0\""),
+        ("html", "<!DOCTYPE html>"),
+    ] {
+        let file = home.path().join(form);
+        let args = ["audit", "report", kept.to_str().unwrap(), "--format", form];
+        let told = casemate(home.path(), &args);
+        let written = casemate(home.path(), &[&args[..], &["-o", file.to_str().unwrap()]].concat());
+        assert_eq!((told.status.code(), written.status.code()), (Some(status), Some(status)), "{form}");
+        assert!(text(&told.stdout).contains(has), "{form}");
+        assert!(written.stdout.is_empty());
+        assert_eq!(std::fs::read(&file).unwrap(), told.stdout, "{form}");
+    }
+    let names: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 6, "no draft is left: {names:?}");
 }
 
 #[test]

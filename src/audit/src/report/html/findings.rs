@@ -72,7 +72,7 @@ fn table(report: &Report, findings: &[&Finding]) -> Markup {
                 thead { tr { th scope="col" { "Where" } th scope="col" { "Expected" } th scope="col" { "Seen" } } }
                 tbody { @for finding in findings {
                     tr {
-                        th scope="row" data-l="Where" { (subject::link(report, finding.kind, &finding.subject)) " " span.what { (Text(&finding.check.what)) } }
+                        th scope="row" data-l="Where" { (subject::link(report, finding.kind, &finding.subject)) span.what { (Text(&finding.check.what)) } }
                         td.code data-l="Expected" { (Text(&finding.check.expected)) }
                         td.code.seen data-l="Seen" { (Text(&finding.check.seen)) }
                     }

@@ -21,7 +21,7 @@ const YOUNG: Duration = Duration::from_secs(30);
 
 /// Every sandbox of this host, and the host itself.
 pub fn host(context: &Context, args: &OutputArgs) -> Result<u8> {
-    profile(args)?;
+    profile(context, args)?;
     let observer = observer()?;
     let listing = match store::list(&context.dirs) {
         Ok(listing) => listing,
@@ -52,7 +52,7 @@ pub fn host(context: &Context, args: &OutputArgs) -> Result<u8> {
 }
 
 pub fn vms(context: &Context, args: &AuditVmArgs) -> Result<u8> {
-    profile(&args.output)?;
+    profile(context, &args.output)?;
     let observer = observer()?;
     let mut entries = Vec::new();
     for name in args.names.iter().collect::<BTreeSet<_>>() {
@@ -72,7 +72,7 @@ pub fn vms(context: &Context, args: &AuditVmArgs) -> Result<u8> {
 }
 
 pub fn processes(context: &Context, args: &AuditProcessArgs) -> Result<u8> {
-    profile(&args.output)?;
+    profile(context, &args.output)?;
     let observer = observer()?;
     let pids: BTreeSet<u32> = args.pids.iter().copied().collect();
     for pid in &pids {

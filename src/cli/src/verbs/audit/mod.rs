@@ -1,5 +1,6 @@
 //! `audit`: judges policies, plans and what runs, by one set of rules.
 
+mod kept;
 mod live;
 mod output;
 mod overview;
@@ -17,6 +18,7 @@ pub fn audit(context: &Context, args: &AuditArgs) -> Result<u8> {
         None => live::host(context, &args.output),
         Some(AuditCommand::Vm(args)) => live::vms(context, args),
         Some(AuditCommand::Process(args)) => live::processes(context, args),
+        Some(AuditCommand::Report(args)) => kept::report(context, args),
         Some(AuditCommand::Policy(args)) => policy::policy(context, args),
         Some(AuditCommand::Plan(args)) => plan::plan(context, args),
     }

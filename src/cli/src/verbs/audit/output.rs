@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::{IsTerminal, Write as _};
 use std::path::Path;
 
 use casemate_audit::profile::Profile;
@@ -19,7 +20,7 @@ use crate::output::{Context, Tone, paint};
 
 /// Judges the subjects by the profile that was asked for, prints the report, answers with the exit status of the audit.
 pub fn tell(context: &Context, args: &OutputArgs, subjects: Vec<Subject>, policy: Option<&Policy>) -> Result<u8> {
-    tell_by(context, args, &profile(args)?, subjects, policy)
+    tell_by(context, args, &profile(context, args)?, subjects, policy)
 }
 
 /// The same, by a profile that was read before.
@@ -33,16 +34,22 @@ pub fn tell_by(
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let report = judge(subjects, profile, &Around { time, host, policy });
-    let text = form(context.format, &report)?;
-    match &args.output {
+    put(context, args.output.as_deref(), &report)
+}
+
+/// Prints a report, or writes it to a file; answers with the exit status of the audit.
+pub fn put(context: &Context, output: Option<&Path>, report: &Report) -> Result<u8> {
+    let text = form(context.format, report)?;
+    match output {
         None => context.print(&text)?,
-        Some(path) => write(path, &text)?,
+        Some(path) => write(path, &without_colours(&text))?,
     }
     Ok(report.exit_status())
 }
 
-/// The profile is read before anything is looked at: a wrong one costs no time.
-pub fn profile(args: &OutputArgs) -> Result<Profile> {
+/// The profile is read, and the output asked for, before anything is looked at: what is wrong with them costs no time.
+pub fn profile(context: &Context, args: &OutputArgs) -> Result<Profile> {
+    writable(context, args.output.as_deref())?;
     match &args.profile {
         None => Ok(Profile::default()),
         Some(path) => Profile::read(path).map_err(|error| {
@@ -51,17 +58,49 @@ pub fn profile(args: &OutputArgs) -> Result<Profile> {
     }
 }
 
+/// A page is for a browser, and a directory must be there.
+pub fn writable(context: &Context, output: Option<&Path>) -> Result<()> {
+    let Some(path) = output else {
+        if context.format == Format::Html && std::io::stdout().is_terminal() {
+            let failure = Failure::new("an HTML page is not for a terminal");
+            return Err(failure.remedy("write it to a file with -o FILE, and open that in a browser"));
+        }
+        return Ok(());
+    };
+    let directory = directory(path);
+    match directory.is_dir() {
+        true => Ok(()),
+        false => Err(Failure::new(format!("-o {}: {} is no directory", path.display(), directory.display()))),
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Standard output may be a terminal while the report goes to a file. Of what the report quotes, no escape is left.
+fn without_colours(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut pieces = text.split("\x1b[");
+    out.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        out.push_str(piece.split_once('m').map_or(piece, |(_, rest)| rest));
+    }
+    out
+}
+
 /// Whole or not at all: a half report must not be taken for one.
 fn write(path: &Path, text: &str) -> Result<()> {
     let failed = |error: std::io::Error| Failure::io(format!("writing {}", path.display()), error);
-    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let special = std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
     if special {
         return std::fs::write(path, text).map_err(failed);
     }
     let name = path.file_name().ok_or_else(|| Failure::new(format!("-o {}: not a file's name", path.display())))?;
-    let draft = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, path));
+    let draft = directory(path).join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    // New: in a directory that others may write, somebody's link could stand there.
+    let mut file = std::fs::File::create_new(&draft).map_err(failed)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&draft, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&draft);
     }

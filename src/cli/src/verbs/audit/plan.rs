@@ -26,7 +26,7 @@ const MOST: u64 = 1 << 20;
 const LEVELS: [&str; 2] = ["s0:c1,c2", "s0:c3,c4"];
 
 pub fn plan(context: &Context, args: &AuditPlanArgs) -> Result<u8> {
-    let profile = output::profile(&args.output)?;
+    let profile = output::profile(context, &args.output)?;
     let asked = options::spec_file(&SpecArgs { spec: Some(args.spec.clone()), ..SpecArgs::default() })?;
     let spec = resolve::look_up(asked, context)?;
     let (plan, facts) = match &args.facts {
