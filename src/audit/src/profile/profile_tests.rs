@@ -75,3 +75,16 @@ fn a_profile_extends_selects_and_sets() {
     assert_eq!(off.rule("host.swap"), None);
     assert_eq!(off.waived(), [Waived { rule: "host.swap".into(), reason: "zram".into() }]);
 }
+
+/// The example of the documentation is one that works.
+#[test]
+fn the_examples_are_profiles() {
+    let example =
+        Profile::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/audit-profile.toml"))).unwrap();
+    assert_eq!((example.name(), example.waived().len()), ("acme", 1));
+    let page = include_str!("../rules/page-head.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let text = text.replace("sha256:…64 digits…", &format!("sha256:{}", "0".repeat(64)));
+    assert_eq!(Profile::parse(&text, "page").unwrap().waived()[0].reason, "one tenant per host");
+}

@@ -8,6 +8,7 @@ mod landlock;
 mod memory;
 mod namespaces;
 mod objects;
+pub mod page;
 mod posture;
 mod resources;
 mod seccomp;

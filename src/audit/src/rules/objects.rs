@@ -114,10 +114,6 @@ fn unchanged(subject: &Subject, _: &Scope) -> Vec<Check> {
 fn one_name(subject: &Subject, _: &Scope) -> Vec<Check> {
     let expected = "one link";
     let judge = |object: &Object| match &object.inode {
-        // A device or a directory counts its links otherwise.
-        Known::Seen(inode) if inode.mode & 0o170_000 != 0o100_000 => {
-            Check::inapplicable(what(object), "this is no regular file")
-        }
         Known::Seen(inode) => Check::judged(inode.links <= 1, what(object), expected, format!("{} links", inode.links)),
         Known::Unseen(why) => unseen(subject, object, expected, why),
     };

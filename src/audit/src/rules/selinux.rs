@@ -1,5 +1,7 @@
 //! SELinux: what the policy answers for two VMs, and what the host makes of it.
 
+use std::collections::BTreeMap;
+
 use super::common::{ALL_OF_A_VM, each, named, selinux_is_off};
 use crate::crowd::{level_of, type_of};
 use crate::policy::constraint::Level;
@@ -131,8 +133,13 @@ pub static RULES: &[Rule] = &[
         kinds: ASKED,
         parameters: &[Parameter {
             name: "allowed",
-            what: "objects that may carry it, as `casemate_image_t:s0 file` (images shared on request)",
-            default: Initial::Words(&[]),
+            what: "objects that may carry it, as `TYPE:LEVEL CLASS`; images shared on request are at s0, and these devices keep nothing that is written",
+            default: Initial::Words(&[
+                "casemate_image_t:s0 file",
+                "casemate_image_t:s0 blk_file",
+                "null_device_t:s0 chr_file",
+                "kvm_device_t:s0 chr_file",
+            ]),
         }],
         check: no_flows,
     },
@@ -364,11 +371,15 @@ fn others(subject: &Subject, scope: &Scope) -> Vec<Check> {
     let expected = "only domains that are known";
     asked(subject, expected, |policy| {
         let (deeds, allowed) = (scope.words("deeds"), scope.words("allowed"));
-        let strange = policy.others.iter().filter(|line| {
-            let domain = line.split(' ').next().unwrap_or_default();
-            deeds.contains(&permission_of(line)) && !allowed.contains(&domain)
-        });
-        let found: Vec<String> = strange.cloned().collect();
+        let mut domains: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for line in policy.others.iter().filter(|line| deeds.contains(&permission_of(line))) {
+            let (domain, right) = line.split_once(' ').unwrap_or((line, ""));
+            if !allowed.contains(&domain) {
+                domains.entry(domain).or_default().push(right);
+            }
+        }
+        let found: Vec<String> =
+            domains.iter().map(|(domain, rights)| format!("{domain} ({})", rights.join(" "))).collect();
         Check::none_of(&found, format!("who may touch {} and {}", policy.runner, policy.image), expected)
     })
 }
