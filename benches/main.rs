@@ -1,9 +1,10 @@
 //! `make bench`: starts, bursts, memory, the cost of each step and of allocation, on this machine's KVM with a tiny guest.
 //!
-//! `bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt]`; all without a name. Needs root.
+//! `bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt] [audit]`; all without a name. Needs root.
 //! Absolute times hold for one machine and hour; what counts is the ratio of rows of one run (docs/performance.md).
 #![forbid(unsafe_code)]
 
+mod audit;
 mod chains;
 mod jail;
 mod memory;
@@ -62,6 +63,9 @@ fn sections(bench: &mut Bench, options: &Options, csv: &mut String) -> Result<()
     }
     if wanted("memory") {
         idle(bench, csv)?;
+    }
+    if wanted("audit") {
+        audit::live(bench, csv)?;
     }
     if wanted("svirt") {
         svirt::allocation(&bench.run_dir.join("svirt"), options.runs, csv)?;
@@ -240,10 +244,10 @@ fn options() -> Result<Options, AnyError> {
         match arg.as_str() {
             "--runs" => options.runs = args.next().ok_or("--runs needs a number")?.parse()?,
             "--csv" => options.csv = Some(args.next().ok_or("--csv needs a file")?.into()),
-            "start" | "burst" | "chains" | "memory" | "svirt" => options.sections.push(arg),
+            "start" | "burst" | "chains" | "memory" | "svirt" | "audit" => options.sections.push(arg),
             other => {
                 return Err(format!(
-                    "{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt]"
+                    "{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt] [audit]"
                 )
                 .into());
             }

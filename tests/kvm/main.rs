@@ -17,6 +17,7 @@ mod jailer_input;
 mod jailer_kill;
 mod jailer_weak;
 mod matrix;
+mod observe;
 mod runner;
 mod vm_boot;
 
@@ -26,6 +27,9 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     if let Some(code) = confine::case() {
+        return code;
+    }
+    if let Some(code) = observe::case() {
         return code;
     }
     let args = Arguments::from_args();
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         matrix::tests(),
         cli::tests(),
         chain::tests(),
+        observe::tests(),
     ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
     if let Some(reason) = missing() {
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
     }
     // These need root, not KVM.
     trials.extend(confine::tests());
+    trials.extend(observe::specimens());
     trials.extend(chain::with_qemu());
     libtest_mimic::run(&args, trials).exit_code()
 }

@@ -160,6 +160,15 @@ pub fn triple_fault(a: &mut CodeAssembler) -> Asm {
     a.ud2()
 }
 
+/// Sleeps for ever: no interrupt wakes it.
+pub fn halt(a: &mut CodeAssembler) -> Asm {
+    let mut here = a.create_label();
+    a.cli()?;
+    a.set_label(&mut here)?;
+    a.hlt()?;
+    a.jmp(here)
+}
+
 /// Runs for ever without leaving the guest.
 pub fn spin(a: &mut CodeAssembler) -> Asm {
     let mut here = a.create_label();
