@@ -216,6 +216,18 @@ pub fn capability_names(set: u64) -> Vec<String> {
         .collect()
 }
 
+/// For people: `all`, `all but …`, or their names.
+pub fn capabilities_said(set: u64) -> String {
+    const FEW: u32 = 4;
+    let missing = ALL_CAPABILITIES & !set;
+    match (set, missing.count_ones()) {
+        (0, _) => "none".into(),
+        (_, 0) => "all".into(),
+        (_, 1..=FEW) => format!("all but {}", capability_names(missing).join(" ")),
+        _ => capability_names(set).join(" "),
+    }
+}
+
 /// All capabilities that this program knows by name.
 pub const ALL_CAPABILITIES: u64 = (1 << CAPABILITIES.len()) - 1;
 
@@ -380,5 +392,7 @@ mod tests {
         assert_eq!(capability_names(1 << 40 | 1 << 63), ["CAP_CHECKPOINT_RESTORE", "CAP_63"]);
         assert_eq!(capability_names(ALL_CAPABILITIES).len(), 41);
         assert!(capability_names(0).is_empty());
+        let said = [0, 1 << 12, ALL_CAPABILITIES, ALL_CAPABILITIES & !(1 << 16)].map(capabilities_said);
+        assert_eq!(said, ["none", "CAP_NET_ADMIN", "all", "all but CAP_SYS_MODULE"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::common::{PROCESSES, threads};
 use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity};
-use crate::subject::Subject;
+use crate::subject::{Subject, capabilities_said};
 
 const LAYER: &str = "capabilities";
 
@@ -48,7 +48,7 @@ fn none(subject: &Subject, scope: &Scope) -> Vec<Check> {
             ("ambient", sets.ambient),
         ];
         let found = named.iter().filter(|(_, set)| set & !allowed != 0);
-        let text: Vec<String> = found.map(|(name, set)| format!("{name} {set:016x}")).collect();
+        let text: Vec<String> = found.map(|(name, set)| format!("{name} {}", capabilities_said(*set))).collect();
         (!text.is_empty()).then(|| text.join(", "))
     })
 }

@@ -63,11 +63,32 @@ pub fn threads_of<'a>(
             if threads.is_empty() {
                 return vec![Check::unknown(named(process), expected, "no thread was seen")];
             }
-            let found: Vec<String> =
-                threads.iter().filter_map(|t| bad(t).map(|text| format!("{}: {text}", thread(t)))).collect();
-            vec![Check::none_of(&found, format!("{}, {} threads", named(process), threads.len()), expected)]
+            let found = gathered(threads.iter().filter_map(|t| bad(t).map(|text| (t, text))));
+            vec![Check::none_of(&found, format!("{}, {}", named(process), counted(threads.len())), expected)]
         },
     )
+}
+
+/// Threads of which the same is to be said are named together: a pool of hundreds is one line.
+pub fn gathered<'a>(found: impl Iterator<Item = (&'a Thread, String)>) -> Vec<String> {
+    const NAMED: usize = 3;
+    let mut order: Vec<(String, Vec<String>)> = Vec::new();
+    for (one, text) in found {
+        match order.iter_mut().find(|(said, _)| *said == text) {
+            Some((_, names)) => names.push(thread(one)),
+            None => order.push((text, vec![thread(one)])),
+        }
+    }
+    let lines = order.into_iter().map(|(text, names)| match names.len() {
+        1..=NAMED => format!("{}: {text}", names.join(", ")),
+        many => format!("{} and {} more: {text}", names[..NAMED].join(", "), many - NAMED),
+    });
+    lines.collect()
+}
+
+/// `1 thread`, `4 threads`.
+pub fn counted(threads: usize) -> String {
+    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 
 pub fn thread(thread: &Thread) -> String {

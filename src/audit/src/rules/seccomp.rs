@@ -1,7 +1,7 @@
 //! seccomp: a filter on every thread, ours, and nothing in it that opens more than it says.
 
-use super::common::{ALL_OF_A_VM, PROCESSES, confined, each, each_of, named, thread};
-use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity};
+use super::common::{ALL_OF_A_VM, PROCESSES, confined, counted, each, each_of, gathered, named, thread};
+use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity, Verdict};
 use crate::seccomp::{Remark, RemarkId, Verdicts};
 use crate::subject::{Known, Process, Subject, Thread};
 
@@ -152,8 +152,8 @@ fn on_every_thread(subject: &Subject, _: &Scope) -> Vec<Check> {
                 return vec![Check::unknown(named(process), expected, "no thread was seen")];
             }
             let bare = own.iter().filter(|thread| thread.seccomp_mode != 2);
-            let found: Vec<String> = bare.map(|t| format!("{}: mode {}", self::thread(t), t.seccomp_mode)).collect();
-            vec![Check::none_of(&found, format!("{}, {} threads", named(process), own.len()), expected)]
+            let found = gathered(bare.map(|thread| (*thread, format!("mode {}", thread.seccomp_mode))));
+            vec![Check::none_of(&found, format!("{}, {}", named(process), counted(own.len())), expected)]
         },
     )
 }
@@ -167,7 +167,7 @@ fn both_filters(subject: &Subject, scope: &Scope) -> Vec<Check> {
         |process| &process.threads,
         |process, threads| {
             let few = threads.iter().filter(|thread| filtered(thread) && u64::from(thread.filter_count) < least);
-            let found: Vec<String> = few.map(|t| format!("{}: {}", thread(t), t.filter_count)).collect();
+            let found = gathered(few.map(|thread| (thread, thread.filter_count.to_string())));
             vec![Check::none_of(&found, named(process), expected.as_str())]
         },
     )
@@ -197,16 +197,17 @@ pub(super) fn verdicts_of<'a>(
                 match &one.filters {
                     Known::Seen(verdicts) => {
                         looked += 1;
-                        found.extend(bad(process, one, verdicts).map(|text| format!("{}: {text}", thread(one))));
+                        found.extend(bad(process, one, verdicts).map(|text| (one, text)));
                     }
                     Known::Unseen(why) => unseen.push(format!("{}: {why}", thread(one))),
                 }
             }
+            let found = gathered(found.into_iter());
             // What was found stands, whatever else could not be read.
             vec![match (found.is_empty(), unseen.first()) {
                 (true, Some(why)) => Check::unknown(named(process), expected, why.clone()),
                 (true, None) if looked == 0 => Check::unknown(named(process), expected, "no thread was seen"),
-                _ => Check::none_of(&found, format!("{}, {looked} threads", named(process)), expected),
+                _ => Check::none_of(&found, format!("{}, {}", named(process), counted(looked)), expected),
             }]
         },
     )
@@ -248,14 +249,28 @@ fn hinted(
     allowed: &[&str],
     fits: fn(Severity) -> bool,
 ) -> Vec<Check> {
-    verdicts(subject, expected, |_, _, verdicts| {
+    let judged = verdicts(subject, expected, |_, _, verdicts| {
         let counts = |remark: &&Remark| {
             let is_allowed = remark.call.as_deref().is_some_and(|call| allowed.contains(&call));
             of.contains(&remark.id) && fits(remark.severity) && !is_allowed
         };
         let texts: Vec<&str> = verdicts.remarks.iter().filter(counts).map(|remark| remark.text.as_str()).collect();
         (!texts.is_empty()).then(|| texts.join("; "))
-    })
+    });
+    if of.contains(&RemarkId::NoFilter) {
+        return judged;
+    }
+    // A process without any filter must not pass for what its filters do not allow.
+    let bare = |process: &Process| {
+        let threads = process.threads.seen().into_iter().flatten();
+        threads.filter(|thread| filtered(thread)).all(|thread| thread.seccomp_mode == 0)
+    };
+    let told =
+        confined(subject).zip(judged).map(|(process, check)| match bare(process) && check.verdict == Verdict::Pass {
+            true => Check::inapplicable(named(process), "there is no filter to look at: see seccomp.on-every-thread"),
+            false => check,
+        });
+    told.collect()
 }
 
 fn denies_by_default(subject: &Subject, _: &Scope) -> Vec<Check> {

@@ -2,7 +2,7 @@
 
 use super::common::{LIVE, PROCESSES, each, named, thread, threads};
 use crate::rule::{Check, Rule, Scope, Severity};
-use crate::subject::Subject;
+use crate::subject::{Subject, Thread};
 
 const LAYER: &str = "uid";
 
@@ -56,7 +56,7 @@ pub static RULES: &[Rule] = &[
 fn not_root(subject: &Subject, _: &Scope) -> Vec<Check> {
     threads(subject, "neither uid 0 nor gid 0", |thread| {
         let root = thread.uid.contains(&0) || thread.gid.contains(&0);
-        root.then(|| format!("uid {:?}, gid {:?}", thread.uid, thread.gid))
+        root.then(|| ids(thread))
     })
 }
 
@@ -70,8 +70,7 @@ fn one_identity(subject: &Subject, _: &Scope) -> Vec<Check> {
             let Some(first) = all.first() else { return Vec::new() };
             let (uid, gid) = ([first.uid[0]; 4], [first.gid[0]; 4]);
             let differ = all.iter().filter(|thread| thread.uid != uid || thread.gid != gid);
-            let found: Vec<String> =
-                differ.map(|t| format!("{}: uid {:?}, gid {:?}", thread(t), t.uid, t.gid)).collect();
+            let found: Vec<String> = differ.map(|t| format!("{}: {}", thread(t), ids(t))).collect();
             vec![Check::none_of(&found, format!("{}, uid {}", named(process), first.uid[0]), expected)]
         },
     )
@@ -102,4 +101,13 @@ fn exclusive(subject: &Subject, scope: &Scope) -> Vec<Check> {
             vec![Check::none_of(&found, named(process), expected)]
         },
     )
+}
+
+/// `uid 0, gid 0`, or all four (real, effective, saved, file system) where they differ.
+fn ids(thread: &Thread) -> String {
+    let said = |name: &str, ids: &[u32; 4]| match ids.iter().all(|id| *id == ids[0]) {
+        true => format!("{name} {}", ids[0]),
+        false => format!("{name} {} (real, effective, saved, file system)", ids.map(|id| id.to_string()).join(" ")),
+    };
+    format!("{}, {}", said("uid", &thread.uid), said("gid", &thread.gid))
 }

@@ -78,8 +78,10 @@ fn privileges(process: &Process) -> Markup {
 
 /// cgroup files of memory and swap count bytes.
 fn size(name: &str, limit: &str) -> Markup {
-    match limit.parse() {
-        Ok(bytes) if name.starts_with("memory.") => html! { (tables::bytes(bytes)) },
+    match limit.parse::<i64>() {
+        Ok(-1) => html! { "none" },
+        Ok(bytes) if name.starts_with("memory.") && bytes >= i64::MAX & !0xffff => html! { "none" },
+        Ok(bytes) if name.starts_with("memory.") => html! { (tables::bytes(bytes.unsigned_abs())) },
         _ => html! { (Text(limit)) },
     }
 }

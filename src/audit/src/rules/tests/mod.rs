@@ -168,3 +168,40 @@ fn the_status_follows_the_worst() {
     report.findings.clear();
     assert_eq!(report.exit_status(), 5, "an audit that looked at nothing is no proof");
 }
+
+/// A process without filters must not pass for calls that no filter allows: nothing forbids it any.
+#[test]
+fn no_filter_passes_for_nothing() {
+    let mut subject = good::subject(Kind::Process);
+    for process in &mut subject.processes {
+        let Known::Seen(threads) = &mut process.threads else { panic!("a sound process is seen") };
+        for thread in threads {
+            (thread.seccomp_mode, thread.filter_count) = (0, 0);
+            thread.filters = Known::Seen(crate::seccomp::Cache::default().judge(&[]).expect("no filter is decided"));
+        }
+    }
+    let report = judged(vec![subject]);
+    let passed: Vec<&str> = (report.findings.iter())
+        .filter(|f| f.layer == "seccomp" && f.check.verdict == Verdict::Pass)
+        .map(|f| f.rule.as_str())
+        .collect();
+    assert_eq!(passed, [""; 0]);
+    let failed = of(&report, Verdict::Fail);
+    assert!(failed.iter().any(|f| f.starts_with("seccomp.on-every-thread") && f.contains("mode 0")), "{failed:?}");
+}
+
+/// Threads of which the same is to be said are told in one line.
+#[test]
+fn a_pool_of_threads_is_one_line() {
+    let mut subject = good::subject(Kind::Process);
+    let Known::Seen(threads) = &mut subject.processes[0].threads else { panic!("seen") };
+    let one = threads[0].clone();
+    threads.extend((0..200).map(|at| crate::subject::Thread {
+        tid: Some(50_000 + at),
+        no_new_privs: false,
+        ..one.clone()
+    }));
+    let report = judged(vec![subject]);
+    let told = report.findings.iter().find(|f| f.rule == "capabilities.no-new-privs").expect("judged");
+    assert!(told.check.seen.ends_with(" and 197 more: not set"), "{}", told.check.seen);
+}

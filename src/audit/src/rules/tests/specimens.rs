@@ -163,13 +163,13 @@ specimens! {
     "seccomp.abi-checked" Process "x32" |all| remark(all, RemarkId::X32Open, "x32 execve", Some("execve"));
     "seccomp.no-unreachable-rules" Vm "instruction 9" |all| remark(all, RemarkId::Unreachable, "instruction 9", None);
     "seccomp.whole-arguments" Vm "upper" |all| remark(all, RemarkId::UpperHalfUnchecked, "upper half", Some("mmap"));
-    "capabilities.none" Vm "effective 0000000000200000" |all| thread(all).capabilities.effective = 1 << 21;
+    "capabilities.none" Vm "effective CAP_SYS_ADMIN" |all| thread(all).capabilities.effective = 1 << 21;
     "capabilities.none" Vm "bounding" |all| thread(all).capabilities.bounding = 1;
     "capabilities.none" Plan "ambient" |all| thread(all).capabilities.ambient = 1;
     "capabilities.no-new-privs" Process "not set" |all| thread(all).no_new_privs = false;
-    "uid.not-root" Vm "uid [0" |all| thread(all).uid = [0; 4];
-    "uid.not-root" Process "10000, 0]" |all| thread(all).gid[3] = 0;
-    "uid.one-identity" Vm "10000, 10000, 77" |all| thread(all).uid[2] = 77;
+    "uid.not-root" Vm "uid 0" |all| thread(all).uid = [0; 4];
+    "uid.not-root" Process "gid 10000 10000 10000 0 (real" |all| thread(all).gid[3] = 0;
+    "uid.one-identity" Vm "10000 10000 77" |all| thread(all).uid[2] = 77;
     "uid.no-groups" Vm "[36]" |all| thread(all).groups = vec![36];
     "uid.exclusive" Vm "vm2 has 10000" |all| seen(&mut all[1].processes[0].threads)[0].uid = [10_000; 4];
     "namespaces.own" Vm "net is the host's" |all| {

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use casemate_audit::report::Matrix;
 use casemate_audit::report::visible::visible;
 use casemate_audit::rule::Verdict;
-use casemate_audit::subject::{Kind, Known, Process, Subject, Thread};
+use casemate_audit::subject::{Kind, Known, Process, Subject, Thread, capabilities_said};
 
-use crate::output::{Tone, paint};
+use crate::output::{Tone, paint, size};
 
 /// With more VMs than this, a page for each is left to `audit vm NAME`.
 const PAGES: usize = 4;
@@ -52,8 +52,11 @@ fn of_process(out: &mut String, name: &str, process: &Process) {
     line(
         "cgroup",
         said(&process.cgroups, |all| {
-            let limits: BTreeSet<String> =
-                all.iter().flat_map(|c| &c.limits).map(|(file, value)| format!("{file} {value}")).collect();
+            let limits: BTreeSet<String> = all
+                .iter()
+                .flat_map(|c| &c.limits)
+                .map(|(file, value)| format!("{file} {}", limit(file, value)))
+                .collect();
             list(&limits.iter().map(String::as_str).collect::<Vec<_>>())
         }),
     );
@@ -101,6 +104,16 @@ fn of_process(out: &mut String, name: &str, process: &Process) {
     out.push('\n');
 }
 
+/// What a cgroup file says, in units; the largest that v1 can say, or -1, is none.
+fn limit(file: &str, value: &str) -> String {
+    match value.parse::<i64>() {
+        Ok(-1) => "none".into(),
+        Ok(bytes) if file.starts_with("memory.") && bytes >= i64::MAX & !0xffff => "none".into(),
+        Ok(bytes) if file.starts_with("memory.") => size(bytes.unsigned_abs()),
+        _ => value.to_owned(),
+    }
+}
+
 /// Threads that may do the same are told together.
 fn threads<'a>(out: &mut String, threads: impl Iterator<Item = &'a Thread>) {
     let mut alike: Vec<(Vec<&Thread>, String)> = Vec::new();
@@ -132,8 +145,9 @@ fn may(thread: &Thread) -> String {
     let kernel = if thread.kernel { "; runs in the kernel alone" } else { "" };
     let _ = writeln!(
         text,
-        "    uid {uid}, capabilities effective {:x} bounding {:x}, {nnp}{kernel}",
-        caps.effective, caps.bounding
+        "    uid {uid}, capabilities {}, could gain {}, {nnp}{kernel}",
+        capabilities_said(caps.effective | caps.permitted | caps.ambient),
+        capabilities_said(caps.bounding)
     );
     let seccomp = match (thread.seccomp_mode, &thread.filters) {
         (0, _) => "no filter: every system call".to_owned(),
