@@ -26,6 +26,7 @@ FORBIDDEN = (
     "(allow casemate_runner_t self (capability (sys_admin)))",
     "(allow casemate_runner_t kvm_device_t (chr_file (create)))",
     "(allow casemate_runner_t casemate_image_t (file (open)))",
+    "(allow casemate_runner_t casemate_key_t (file (read)))",
     "(allow casemate_runner_t casemate_runner_t (process (ptrace)))",
     "(allow casemate_runner_t casemate_runner_t (unix_stream_socket (connectto)))",
     "(allow casemate_jailer_t security_t (security (load_policy)))",

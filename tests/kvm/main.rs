@@ -8,6 +8,7 @@ mod cli;
 mod confine;
 mod confine_probe;
 mod devices;
+mod evidence;
 mod hostile;
 mod hostile_devices;
 mod hostile_queues;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         cli::tests(),
         chain::tests(),
         observe::tests(),
+        evidence::tests(),
     ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
     if let Some(reason) = missing() {

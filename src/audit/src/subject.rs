@@ -23,6 +23,14 @@ impl<T> Known<T> {
     }
 
     /// What is made of it, if it was seen.
+    /// Why it could not be seen.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Known::Seen(_) => None,
+            Known::Unseen(why) => Some(why),
+        }
+    }
+
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Known<U> {
         match self {
             Known::Seen(value) => Known::Seen(make(value)),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::audit_args::AuditArgs;
+use crate::evidence_args::EvidenceArgs;
 use crate::run_args::{PlanArgs, RunArgs};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -90,6 +91,8 @@ pub enum Command {
     /// Say what was denied to a sandbox, or to any process of Casemate's: by which layer and rule, whether it should be,
     /// and the narrowest change that would allow it.
     Why(WhyArgs),
+    /// Sign what can be seen of a sandbox, for others to verify; verify what others signed.
+    Evidence(Box<EvidenceArgs>),
     /// Print a shell's completion script.
     Completion {
         #[arg(value_enum)]

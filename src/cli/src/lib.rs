@@ -6,6 +6,7 @@
 
 mod args;
 mod audit_args;
+mod evidence_args;
 mod failure;
 mod options;
 mod output;
@@ -91,6 +92,7 @@ fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Policy(verb) => return verbs::policy::policy(context, verb),
         Command::Audit(args) => return verbs::audit::audit(context, &args),
         Command::Why(args) => verbs::why::why(context, &args),
+        Command::Evidence(args) => return verbs::evidence::evidence(context, &args),
         Command::Completion { shell } => verbs::docs::completion(shell),
         Command::Man { directory } => verbs::docs::man(&directory),
         Command::Version => verbs::docs::version(context),

@@ -79,6 +79,15 @@ impl Jailer {
         self.ask_by(Command::spawn, verb, spec)
     }
 
+    /// The same, with these bytes on its standard input.
+    pub fn tell(&self, verb: &[&str], input: &[u8]) -> Result<Answer> {
+        let what = || "passing what is to be sealed".to_owned();
+        let mut file = memory_file("casemate-input")?;
+        file.write_all(input).and_then(|()| file.rewind()).attempt(what)?;
+        let spawn = |command: &mut Command| command.stdin(file).spawn();
+        self.ask_by(spawn, verb, None)
+    }
+
     /// The same, in the caller's SELinux domain: for trials of the layers that are not SELinux.
     pub fn ask_in_own_domain(&self, verb: &[&str]) -> Result<Answer> {
         self.ask_by(|command| label::in_own_domain(|| command.spawn()), verb, None)

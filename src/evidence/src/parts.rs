@@ -119,7 +119,7 @@ pub const MAX_KEPT: u64 = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filters {
-    /// SHA-256 of a program's instructions to the instructions (struct sock_filter, host byte order), in base64.
+    /// SHA-256 of a program's instructions to the instructions (struct sock_filter, little-endian), in hexadecimal digits.
     pub programs: BTreeMap<Digest, String>,
     pub threads: Vec<ThreadFilters>,
 }

@@ -40,6 +40,7 @@ use crate::seccomp::Cache;
 use crate::subject::{Host, Known, Separation};
 
 pub use host::Kept;
+pub use separation::OTHERS;
 pub use survey::{Line, Problem, ProblemKind, Survey};
 pub use vm::LiveVm;
 

@@ -11,7 +11,7 @@ use crate::policy::vm::Family;
 use crate::subject::{Known, Separation};
 
 /// Two levels that stand for any two VMs: MCS compares sets and knows no number.
-const OTHERS: [&str; 2] = ["s0:c1,c2", "s0:c3,c4"];
+pub const OTHERS: [&str; 2] = ["s0:c1,c2", "s0:c3,c4"];
 
 impl Observer {
     /// The loaded policy's answer, asked once per family: levels that are not within reach of one another are answered

@@ -5,6 +5,7 @@ pub mod checks;
 pub mod cp;
 pub mod docs;
 pub mod doctor;
+pub mod evidence;
 pub mod exec;
 pub mod findings;
 pub mod foreground;

@@ -82,13 +82,14 @@ pub fn processes(context: &Context, args: &AuditProcessArgs) -> Result<u8> {
     tell(context, &args.output, subjects, None)
 }
 
-fn observer() -> Result<Observer> {
+pub fn observer() -> Result<Observer> {
     Observer::new().map_err(|error| {
         Failure::new(error.report()).remedy("whatever is read of a forged /proc is its forger's: umount what covers it")
     })
 }
 
-fn live(context: &Context, observer: &Observer, entry: &Entry, survey: &Known<Survey>) -> Subject {
+/// One sandbox as it stands now.
+pub fn live(context: &Context, observer: &Observer, entry: &Entry, survey: &Known<Survey>) -> Subject {
     let directory = context.dirs.sandbox(&entry.record.name);
     let phase = entry.status.to_string();
     let vm = LiveVm { record: &entry.record, phase: &phase, directory: &directory, landlock: None };
@@ -96,7 +97,7 @@ fn live(context: &Context, observer: &Observer, entry: &Entry, survey: &Known<Su
 }
 
 /// Who has which level on this host, as `casemate labels` tells.
-fn survey(context: &Context) -> Known<Survey> {
+pub fn survey(context: &Context) -> Known<Survey> {
     let asked = Jailer::locate(&context.dirs).and_then(|jailer| jailer.ask(&["labels"], None));
     let answer = match asked {
         Ok(answer) => answer.json,

@@ -7,6 +7,7 @@ mod overview;
 mod plan;
 mod policy;
 
+pub use live::{live, observer, survey};
 pub use output::tell;
 
 use crate::audit_args::{AuditArgs, AuditCommand};
