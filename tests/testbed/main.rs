@@ -8,6 +8,7 @@ mod audit;
 mod chains;
 mod cli;
 mod crash;
+mod evidence;
 mod l1;
 mod label;
 mod main_job;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         main_job::tests(),
         modes::tests(),
         crash::tests(),
+        evidence::tests(),
         matrix::tests(),
         profiles::tests(),
         neighbours::tests(),
