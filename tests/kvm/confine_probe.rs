@@ -68,6 +68,8 @@ pub fn controls_alone() -> Result<(), String> {
         too_much_memory: Some(512 << 20),
         too_many_descriptors: Some(600),
         landlock_abi: landlock::probe(),
+        // The rights one by one are the jailer's selftest's, which lays out a place for them.
+        place: None,
     };
     let mut wrong = Vec::new();
     for layer in [

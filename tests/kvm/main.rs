@@ -20,7 +20,9 @@ mod jailer_weak;
 mod matrix;
 mod observe;
 mod runner;
+mod selftest;
 mod vm_boot;
+mod why;
 
 use std::process::ExitCode;
 
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         chain::tests(),
         observe::tests(),
         evidence::tests(),
+        selftest::tests(),
+        why::tests(),
     ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
     if let Some(reason) = missing() {

@@ -1,5 +1,6 @@
 //! What the integration tiers share.
 
+pub mod audit;
 pub mod crash;
 pub mod guest;
 pub mod jail;

@@ -43,6 +43,9 @@ pub struct Ground {
     /// More than RLIMIT_NOFILE grants.
     pub too_many_descriptors: Option<u32>,
     pub landlock_abi: u32,
+    /// A directory with `file`, `gone`, `dir/` and `empty/` in it, open to everybody, and a stream socket that listens
+    /// at `socket`: there each of Landlock's rights is tried.
+    pub place: Option<String>,
 }
 
 /// Another sandbox, as the host sees it.
@@ -103,6 +106,7 @@ pub fn negative(layer: Layer, ground: &Ground) -> Vec<Control> {
         Layer::Landlock => {
             controls.extend([open(SHADOW), open("/proc/1/environ"), open("/"), call("mount")]);
             controls.push(denied("execute /bin/true", Attempt::Execute { path: "/bin/true".into() }));
+            controls.extend(rights(ground).into_iter().map(|(_, control)| control));
             if ground.landlock_abi >= 4 {
                 controls.extend(tcp(ground));
             }
@@ -151,6 +155,20 @@ pub fn negative(layer: Layer, ground: &Ground) -> Vec<Control> {
         Layer::Selinux | Layer::Fds | Layer::None => {}
     }
     controls
+}
+
+/// Each right that a domain of this ABI handles, with the attempt to use it. Scopes need somebody outside.
+pub fn rights(ground: &Ground) -> Vec<(String, Control)> {
+    let Some(place) = &ground.place else { return Vec::new() };
+    let attempt = |right: &str| match right {
+        "fs.execute" => Some(Attempt::Execute { path: "/bin/true".into() }),
+        "scope.abstract_unix_socket" => ground.abstract_name.clone().map(|name| Attempt::ConnectAbstract { name }),
+        "scope.signal" => Some(Attempt::Kill { pid: ground.outsider }),
+        "fs.resolve_unix" => Some(Attempt::ConnectPath { path: format!("{place}/socket"), seqpacket: false }),
+        right => Some(Attempt::Right { right: right.into(), place: place.clone() }),
+    };
+    let control = |right: String| attempt(&right).map(|a| (right.clone(), denied(format!("use {right}"), a)));
+    casemate_plan::landlock::handled(ground.landlock_abi).into_iter().filter_map(control).collect()
 }
 
 fn tcp(ground: &Ground) -> Option<Control> {
@@ -241,6 +259,14 @@ mod tests {
         let old = Ground { landlock_abi: 3, ..ground() };
         let asks_tcp = negative(Layer::Landlock, &old).iter().any(|c| matches!(c.attempt, Attempt::ConnectTcp { .. }));
         assert!(!asks_tcp);
+    }
+
+    #[test]
+    fn every_right_that_a_domain_handles_is_tried() {
+        let ground = Ground { place: Some("/p".into()), landlock_abi: 10, ..ground() };
+        let tried: Vec<String> = rights(&ground).into_iter().map(|(right, _)| right).collect();
+        assert_eq!(tried, casemate_plan::landlock::handled(10));
+        assert!(rights(&Ground { place: None, ..ground }).is_empty());
     }
 
     #[test]

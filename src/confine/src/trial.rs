@@ -90,6 +90,11 @@ pub enum Attempt {
     AskKvm {
         number: i32,
     },
+    /// Use one right of Landlock's, as `fs.make_fifo`, in a directory laid out for it; what was done is undone.
+    Right {
+        right: String,
+        place: String,
+    },
     /// Make an object of a class, as the maker in a trial would; it goes at once.
     Make {
         object: Object,

@@ -22,6 +22,7 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   labels [FILE...]     who has which level, uid and label, on what and why, or what a file carries, as JSON
   rm NAME        remove an ended sandbox's record and logs
   selftest       positive and negative control of each layer in a real jail, as JSON
+  probe NAME     each of Landlock's rights, and each layer alone, tried with NAME's confinement, as JSON
   attack A B     what code in A's confinement can do to B, layer by layer, as JSON
   policy build|check|install|remove|status   Casemate's SELinux module; in the caller's domain
   matrix A B     the same for every class of objects, beside what the policy says; --twin TYPE, a domain for categories alone
@@ -30,7 +31,7 @@ casemate-jailer: Casemate's only privileged program; started by `casemate`, not 
   key            print the host's public key, as JSON; made at the first use
   try NAME       attempts from inside NAME's confinement, for matrix: request on descriptor 3, JSON answer
 
-options: --run-dir DIR, --state-dir DIR, --help, --version; selftest and attack: --part whole|selinux|others;
+options: --run-dir DIR, --state-dir DIR, --help, --version; selftest, probe and attack: --part whole|selinux|others;
 policy: --from DIR, --base DIR, --output FILE, --without-deny
 ";
 
@@ -42,6 +43,7 @@ enum Verb {
     Labels(Vec<PathBuf>),
     Remove(SandboxId),
     Selftest(trial::Part),
+    Probe(SandboxId, trial::Part),
     Attack(Option<(SandboxId, SandboxId)>, trial::Part),
     Policy(policy::Verb, policy::Options),
     Matrix { attacker: SandboxId, victim: SandboxId, twin: Option<String> },
@@ -94,6 +96,7 @@ fn act(call: Call) -> Result<(), StepFailed> {
         Verb::Labels(files) => json(&files.iter().map(|f| census::file(f)).collect::<Result<Vec<_>, _>>()?),
         Verb::Remove(name) => repair::remove(&config, &name),
         Verb::Selftest(part) => json(&trial::selftest(&config, part)?),
+        Verb::Probe(name, part) => json(&trial::probe(&config, &name, part)?),
         Verb::Attack(pair, part) => json(&trial::attack(&config, pair, part)?),
         Verb::Policy(verb, options) => json(&policy::act(verb, &options)?),
         Verb::Matrix { attacker, victim, twin } => {
@@ -170,6 +173,7 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         }
         ["rm", name] => Verb::Remove(id(name)?),
         ["selftest"] => Verb::Selftest(part),
+        ["probe", name] => Verb::Probe(id(name)?, part),
         ["attack"] => Verb::Attack(None, part),
         ["attack", a, b] => Verb::Attack(Some((id(a)?, id(b)?)), part),
         ["policy", verb] => Verb::Policy(policy_verb(verb, &module)?, module.clone()),
@@ -263,6 +267,8 @@ mod tests {
             &["repair", "--forget"],
             &["repair", "../x"],
             &["repair", "a", "b"],
+            &["probe"],
+            &["probe", "../x"],
             &["attack", "a"],
             &["policy", "eat"],
             &["policy", "remove", "--from", "/x"],

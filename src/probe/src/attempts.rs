@@ -1,5 +1,6 @@
 //! The attempts themselves, and what their errors mean.
 
+use crate::rights;
 use casemate_confine::objects::{self, Hands};
 use casemate_confine::trial::{Attempt, Outcome};
 use casemate_sys::process::errno::{
@@ -25,6 +26,7 @@ pub fn perform(attempt: &Attempt, hands: Hands<'_>) -> Outcome {
     let fds = hands.table;
     match attempt {
         Attempt::Try { act, at } => act.perform(at, hands),
+        Attempt::Right { right, place } => rights::attempt(right, Path::new(place)),
         Attempt::Make { object, place, mark } => {
             let made = objects::make(*object, Path::new(place), mark);
             judge(made.map(drop), &[ENOENT, EROFS])
@@ -90,7 +92,7 @@ pub fn perform(attempt: &Attempt, hands: Hands<'_>) -> Outcome {
 
 /// EPERM, EACCES and ENOSYS are a layer's no; so is `absent` where the layer's way is to leave nothing
 /// there to be found. Any other error came after the permission was given.
-fn judge(result: io::Result<()>, absent: &[i32]) -> Outcome {
+pub(crate) fn judge(result: io::Result<()>, absent: &[i32]) -> Outcome {
     let Err(error) = result else { return Outcome::Allowed };
     match error.raw_os_error() {
         Some(errno) if [EPERM, EACCES, ENOSYS].contains(&errno) || absent.contains(&errno) => Outcome::Denied { errno },

@@ -9,6 +9,7 @@
 
 mod attempts;
 mod hold;
+mod rights;
 
 pub use attempts::perform;
 

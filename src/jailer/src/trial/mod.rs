@@ -5,10 +5,14 @@ mod attack;
 mod jail;
 mod matrix;
 mod outside;
+mod probe;
+mod proof;
+mod scratch;
 mod selftest;
 
 pub use attack::attack;
 pub use matrix::{answer, matrix};
+pub use probe::probe;
 pub use selftest::selftest;
 
 use casemate_confine::trial::Outcome;

@@ -2,11 +2,11 @@
 //! not deny what it must is never reported as present.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use casemate_confine::cgroup::{self, Cgroup};
-use casemate_confine::controls::{self, Ground};
+use casemate_confine::controls::Ground;
 use casemate_confine::trial::{Attempt, Outcome};
 use casemate_label::{
     CategoryPair, CategorySet, InUse, LabelClass, Lease, Ledger, Owner, Profile, Sources, UidRange, VerifiedProc,
@@ -14,10 +14,11 @@ use casemate_label::{
 use casemate_plan::{CgroupFacts, CgroupPlan, HostConfig, HostFacts, Layer, Rlimit, SelinuxMode};
 use casemate_sys::path::{self, OFlags};
 use casemate_sys::process::errno::EACCES;
-use serde::Serialize;
 
 use super::jail::{FIRST_GIVEN, Jail};
 use super::outside::Outside;
+use super::proof::{Absent, Selftest, Tested, finish, plain};
+use super::scratch::{self, Scratch};
 use super::{Part, word};
 use crate::error::StepFailed;
 use crate::facts::{self, Gathered};
@@ -26,30 +27,8 @@ use crate::store::RunDir;
 const STEP: &str = "test the layers";
 const OWN: i32 = FIRST_GIVEN;
 const FOREIGN: i32 = FIRST_GIVEN + 1;
-
-/// The report.
-#[derive(Debug, Serialize)]
-pub struct Selftest {
-    /// Layers that this host does not have, with the reason: not tested, not claimed.
-    pub absent: Vec<Absent>,
-    pub controls: Vec<Tested>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Absent {
-    pub layer: String,
-    pub why: String,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Tested {
-    pub layer: String,
-    /// `negative`: must be denied; `positive`: must be allowed.
-    pub control: &'static str,
-    pub attempt: String,
-    pub outcome: String,
-    pub ok: bool,
-}
+/// The least number of the descriptor that the jailer leaves open.
+const LEAKED: i32 = 200;
 
 /// A control of the SELinux layer, whose objects need labels; the other layers' come from `confine`.
 type Case = (&'static str, Attempt, Want);
@@ -76,17 +55,19 @@ const PLAIN: [Layer; 8] = [
 ];
 /// More than the test's limits grant.
 const TOO_MANY_TASKS: u32 = 40;
-const TOO_MUCH_MEMORY: u64 = 512 << 20;
+const TOO_MUCH_MEMORY: u64 = 160 << 20;
 const TOO_MANY_DESCRIPTORS: u32 = 100;
 
 /// Tests every layer that the host has.
 pub fn selftest(config: &HostConfig, part: Part) -> Result<Selftest, StepFailed> {
     let Gathered { host: facts, choice } = facts::gather(None)?;
-    let bench = Bench::set_up(config, &facts, choice.profile)?;
-    let mut report = Selftest { absent: Vec::new(), controls: Vec::new() };
+    let mut bench = Bench::set_up(config, &facts, choice.profile)?;
+    let mut report = Selftest::default();
     let result = bench.run(&facts, config, part, &mut report);
     let cleaned = bench.clean_up();
-    result.and(cleaned).map(|()| report)
+    result.and(cleaned)?;
+    finish(&mut report);
+    Ok(report)
 }
 
 /// Leases, and two scratch images: the jail's own, and another's.
@@ -97,7 +78,7 @@ struct Bench {
     uid: u32,
     pair: Option<CategoryPair>,
     profile: Profile,
-    dir: PathBuf,
+    scratch: Scratch,
 }
 
 impl Bench {
@@ -107,9 +88,9 @@ impl Bench {
         let owner = Owner::of_self("<selftest>").map_err(|e| StepFailed::stage(STEP, e))?;
         let range = UidRange { first: config.uid_first, count: config.uid_last - config.uid_first + 1 };
         let (uid, lease) = ledger.lease_uid(&owner, range).map_err(|e| StepFailed::stage(STEP, e))?;
-        let dir = config.run_dir.join(format!("selftest-{}", casemate_sys::process::own_pid()));
-        let mut bench = Bench { ledger, owner, leases: vec![lease], uid, pair: None, profile, dir };
-        std::fs::create_dir(&bench.dir).map_err(|e| StepFailed::stage(STEP, e))?;
+        scratch::clear_stale(&config.run_dir, Some(&cgroup_plan(facts, config)))?;
+        let scratch = Scratch::make(&config.run_dir, "selftest")?;
+        let mut bench = Bench { ledger, owner, leases: vec![lease], uid, pair: None, profile, scratch };
         if facts.selinux.mode != SelinuxMode::Disabled && facts.selinux.module {
             bench.pair = Some(bench.lease_pair()?);
         }
@@ -124,7 +105,6 @@ impl Bench {
     }
 
     fn clean_up(self) -> Result<(), StepFailed> {
-        std::fs::remove_dir_all(&self.dir).map_err(|e| StepFailed::stage(STEP, e))?;
         for lease in &self.leases {
             self.ledger.release(&lease.key, &self.owner).map_err(|e| StepFailed::stage(STEP, e))?;
         }
@@ -134,7 +114,7 @@ impl Bench {
     /// A scratch image, labelled for a pair where the host has SELinux.
     fn image(&self, name: &str, pair: Option<CategoryPair>) -> Result<OwnedFd, StepFailed> {
         let failed = |e: &dyn std::error::Error| StepFailed::because(STEP, crate::error::sentence(e));
-        let path = self.dir.join(name);
+        let path = self.scratch.dir.join(name);
         let label = pair.map(|pair| LabelClass::Exclusive.target(&self.profile, pair));
         let proc = label.as_ref().map(|_| VerifiedProc::open_host()).transpose().map_err(|e| failed(&e))?;
         if let Some(proc) = &proc {
@@ -160,7 +140,14 @@ impl Bench {
         Ok(Jail { uid: self.uid, label, landlock_abi: facts.landlock_abi, cgroup: None, rlimits: Vec::new() })
     }
 
-    fn run(&self, facts: &HostFacts, config: &HostConfig, part: Part, report: &mut Selftest) -> Result<(), StepFailed> {
+    fn run(
+        &mut self,
+        facts: &HostFacts,
+        config: &HostConfig,
+        part: Part,
+        report: &mut Selftest,
+    ) -> Result<(), StepFailed> {
+        let place = self.scratch.place()?;
         let own = self.image("own.img", self.pair)?;
         let jail = self.jail(facts)?;
         if part != Part::Others {
@@ -173,6 +160,7 @@ impl Bench {
         let ground = Ground {
             own_disk: OWN,
             landlock_abi: facts.landlock_abi,
+            place: Some(place),
             too_many_processes: Some(TOO_MANY_TASKS),
             too_much_memory: Some(TOO_MUCH_MEMORY),
             too_many_descriptors: Some(TOO_MANY_DESCRIPTORS),
@@ -196,42 +184,23 @@ impl Bench {
         own: &OwnedFd,
         report: &mut Selftest,
     ) -> Result<(), StepFailed> {
-        let plan = CgroupPlan {
-            layout: facts.cgroup.clone(),
-            parent: config.cgroup_parent.clone(),
-            cpu_percent: None,
-            memory: 64 << 20,
-            pids: 16,
-            hugetlb: Vec::new(),
-        };
-        let id = format!("selftest-{}", casemate_sys::process::own_pid());
-        let made = (layer == Layer::Cgroup).then(|| Cgroup::create(&plan, &id)).transpose();
-        let made = made.map_err(|e| StepFailed::stage(STEP, e))?;
+        let made = (layer == Layer::Cgroup).then(|| Cgroup::create(&cgroup_plan(facts, config), &self.scratch.id));
+        let made = made.transpose().map_err(|e| StepFailed::stage(STEP, e))?;
         let nofile = Rlimit { name: "nofile".into(), value: 64 };
         let jail = Jail { cgroup: made.as_ref(), rlimits: vec![nofile], ..self.jail(facts)? };
-        let controls = [controls::negative(layer, ground), controls::positive(ground)].concat();
-        let attempts: Vec<Attempt> = controls.iter().map(|c| c.attempt.clone()).collect();
-        let outcomes = jail.try_all(&[layer], &attempts, &[own]);
-        if let Some(made) = &made {
-            cgroup::remove(&made.paths(), Duration::from_secs(5)).map_err(|e| StepFailed::stage(STEP, e))?;
+        plain(layer, &jail, ground, own, report);
+        match &made {
+            Some(made) => cgroup::remove(&made.paths(), Duration::from_secs(5)).map_err(|e| StepFailed::stage(STEP, e)),
+            None => Ok(()),
         }
-        for (control, outcome) in controls.into_iter().zip(outcomes?) {
-            let negative = control.want == controls::Want::Denied;
-            report.controls.push(Tested {
-                layer: layer.to_string(),
-                control: if negative { "negative" } else { "positive" },
-                attempt: control.what,
-                outcome: word(&outcome),
-                ok: if negative { outcome.is_denied() } else { outcome == Outcome::Allowed },
-            });
-        }
-        Ok(())
     }
 
     /// The fds layer is the exec: what was not placed in the table is not there.
     fn leak(&self, jail: &Jail<'_>, own: &OwnedFd, report: &mut Selftest) -> Result<(), StepFailed> {
-        let leaked = std::fs::File::open(self.dir.join("own.img")).map_err(|e| StepFailed::stage(STEP, e))?;
-        rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty())
+        let opened = std::fs::File::open(self.scratch.dir.join("own.img")).map_err(|e| StepFailed::stage(STEP, e))?;
+        // Far from the numbers of the table, and without close-on-exec: a program that is just executed has it.
+        let leaked = rustix::io::fcntl_dupfd_cloexec(&opened, LEAKED)
+            .and_then(|fd| rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).map(|()| fd))
             .map_err(|e| StepFailed::stage(STEP, std::io::Error::from(e)))?;
         let number = std::os::fd::AsRawFd::as_raw_fd(&leaked);
         let cases: &[Case] = &[
@@ -257,7 +226,7 @@ impl Bench {
         let other = self.other_pair()?;
         let foreign = self.image("foreign.img", Some(other))?;
         let cases: &[Case] = &[
-            ("open its own image by path", open(&self.dir.join("own.img")), Want::Denied),
+            ("open its own image by path", open(&self.scratch.dir.join("own.img")), Want::Denied),
             ("use another pair's image, passed to it open", Attempt::ReadFd { number: FOREIGN }, Want::Gone),
             ("read /etc/shadow as root", open(Path::new("/etc/shadow")), Want::Denied),
             ("mount as root", call("mount"), Want::Denied),
@@ -273,6 +242,18 @@ impl Bench {
         let mut free = (0..1024u16).filter(|c| !ours.contains(c));
         let two = free.next().zip(free.next()).ok_or_else(|| StepFailed::because(STEP, "no other pair"))?;
         CategoryPair::try_from(two).map_err(|e| StepFailed::stage(STEP, e))
+    }
+}
+
+/// What the test's cgroup allows.
+fn cgroup_plan(facts: &HostFacts, config: &HostConfig) -> CgroupPlan {
+    CgroupPlan {
+        layout: facts.cgroup.clone(),
+        parent: config.cgroup_parent.clone(),
+        cpu_percent: None,
+        memory: 64 << 20,
+        pids: 16,
+        hugetlb: Vec::new(),
     }
 }
 
