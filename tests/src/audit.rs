@@ -16,12 +16,13 @@ const EXIT_ALWAYS: [u32; 2] = [4, 2];
 const UID: u32 = 1;
 const EXIT: u32 = 103;
 const EQUAL: u32 = 0x4000_0000;
-const BURST: &str = "/proc/sys/kernel/printk_ratelimit_burst";
+/// Seconds; 0 is no limit.
+const INTERVAL: &str = "/proc/sys/kernel/printk_ratelimit";
 
 /// On while it lives.
 pub struct Auditing {
     was: u32,
-    burst: String,
+    interval: String,
     rules: Vec<Vec<u8>>,
 }
 
@@ -29,12 +30,14 @@ impl Auditing {
     pub fn on() -> io::Result<Self> {
         let was = casemate_audit::why::status::status()?.enabled;
         if was == 0 {
-            enable(1)?;
+            set(ENABLED, 1)?;
         }
+        // 64 unless somebody set it: a burst of records is lost before it is written anywhere.
+        set(BACKLOG, 8192)?;
         // Without an audit daemon the kernel writes ten lines in five seconds to its log and drops the rest.
-        let burst = std::fs::read_to_string(BURST)?;
-        std::fs::write(BURST, "100000")?;
-        Ok(Auditing { was, burst, rules: Vec::new() })
+        let interval = std::fs::read_to_string(INTERVAL)?;
+        std::fs::write(INTERVAL, "0")?;
+        Ok(Auditing { was, interval, rules: Vec::new() })
     }
 
     /// `-a always,exit -S all -F uid=UID -F exit=-EACCES`
@@ -61,16 +64,20 @@ impl Drop for Auditing {
             let _ = ask(AUDIT_DEL_RULE, rule);
         }
         if self.was == 0 {
-            let _ = enable(0);
+            let _ = set(ENABLED, 0);
         }
-        let _ = std::fs::write(BURST, &self.burst);
+        let _ = set(BACKLOG, 64);
+        let _ = std::fs::write(INTERVAL, &self.interval);
     }
 }
 
-/// `struct audit_status` with AUDIT_STATUS_ENABLED.
-fn enable(value: u32) -> io::Result<()> {
+/// A field of `struct audit_status`: its bit in the mask, and its place.
+const ENABLED: (u32, usize) = (1, 1);
+const BACKLOG: (u32, usize) = (0x10, 5);
+
+fn set((mask, at): (u32, usize), value: u32) -> io::Result<()> {
     let mut status = [0u32; 11];
-    (status[0], status[1]) = (1, value);
+    (status[0], status[at]) = (mask, value);
     ask(AUDIT_SET, &status.map(u32::to_ne_bytes).concat())
 }
 

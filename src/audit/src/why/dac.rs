@@ -78,7 +78,7 @@ pub fn explain(event: &Event, record: &Record, who: &Who) -> Option<Reason> {
         Role::Other => (Expected::Unclear, "the process is not one of ours"),
     };
     let what = match path.and_then(|p| p.field("name")) {
-        Some(path) => format!("{} on {path}: {errno}", call.shown()),
+        Some(path) => format!("{name} on {path}: {errno}"),
         None => format!("{}: {errno}", call.shown()),
     };
     let remedy = remedy(who, path);
@@ -142,7 +142,7 @@ mod tests {
         let found = explained(Role::Probe, &[OPEN, path]).unwrap();
         assert_eq!((found.layer, found.expected), ("uid", Expected::Probe));
         assert_eq!(found.rule, "mode 0640 of uid 0, gid 42: uid 1000 is others, with ---");
-        assert!(found.what.contains("openat(") && found.what.contains("/etc/shadow: EACCES"), "{}", found.what);
+        assert!(found.what == "openat on /etc/shadow: EACCES", "{}", found.what);
         let open = "type=1302 audit(1.002:3): item=0 name=\"/x\" mode=0100666 ouid=0 ogid=42 nametype=NORMAL";
         assert!(explained(Role::Other, &[OPEN, open]).unwrap().rule.contains("a directory above"));
     }

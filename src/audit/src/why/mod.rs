@@ -127,15 +127,11 @@ pub fn denials(events: &Events, known: &Known, policy: Option<&Policy>, failed: 
     all
 }
 
-/// The same process, tried the same, for the same reason.
+/// The same process, tried the same, for the same reason. A probe makes each attempt in a child of its own.
 fn key(denial: &Denial) -> String {
     let Denial { who, what, layer, rule, outcome, .. } = denial;
-    format!(
-        "{:?}\0{:?}\0{:?}\0{what}\0{layer}\0{rule}\0{outcome}",
-        who.sandbox,
-        who.role,
-        (who.pid, &who.thread, who.uid)
-    )
+    let pid = who.pid.filter(|_| who.role != Role::Probe);
+    format!("{:?}\0{:?}\0{:?}\0{what}\0{layer}\0{rule}\0{outcome}", who.sandbox, who.role, (pid, &who.thread, who.uid))
 }
 
 fn of_event(stamp: &Stamp, event: &Event, events: &Events, known: &Known, policy: Option<&Policy>) -> Vec<Denial> {

@@ -133,6 +133,9 @@ const KEYS: [(&str, &[u8]); 18] = [
     ("membarrier", &[0]),
 ];
 
+/// Rules of one call that are told one by one.
+const SHOWN: usize = 6;
+
 /// A call as the record names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -141,7 +144,8 @@ pub struct Call {
     pub number: u64,
     /// `None` for an architecture that is none of this machine's.
     pub abi: Option<Abi>,
-    /// From the event's SYSCALL record, which there is only where auditing is on. Four of the six.
+    /// From the event's SYSCALL record. A call that a filter stops has none: the filter decides before auditing sees the
+    /// call (kernel/entry/common.c). Four of the six.
     pub args: Option<[u64; 4]>,
 }
 
@@ -157,8 +161,8 @@ impl Call {
 
     pub fn shown(&self) -> String {
         let name = self.name.clone().unwrap_or_else(|| format!("call {}", self.number));
-        let args = self.args.map(|args| args.map(|a| format!("{a:#x}")).join(", "));
-        format!("{name}({}) [{}]", args.as_deref().unwrap_or(""), self.abi_name())
+        let args = self.args.map(|args| format!("({})", args.map(|a| format!("{a:#x}")).join(", ")));
+        format!("{name}{} [{}]", args.unwrap_or_default(), self.abi_name())
     }
 
     fn abi_name(&self) -> String {
@@ -204,7 +208,8 @@ pub fn explain(event: &Event, record: &Record, who: &Who) -> Option<Reason> {
         said.push((*filter, if call.is_ours() { judge(*filter, &call) } else { Said::NoRule }));
     }
     let (expected, why) = expectation(&call, who, &said);
-    let remedy = remedy(&call, &said, expected, &why);
+    let ip = record.field("ip").map_or_else(|| "its instruction pointer".into(), |ip| format!("ip {ip}"));
+    let remedy = remedy(&call, &ip, &said, expected, &why);
     Some(Reason {
         what: call.shown(),
         layer: "seccomp",
@@ -240,7 +245,10 @@ fn judge(filter: Filter, call: &Call) -> Said {
     match rules.iter().any(holds) {
         true => Said::Allows,
         false => {
-            let words: Vec<String> = rules.iter().map(|rule| conditions(rule)).collect();
+            let mut words: Vec<String> = rules.iter().take(SHOWN).map(|rule| conditions(rule)).collect();
+            if rules.len() > SHOWN {
+                words.push(format!("one of {} more", rules.len() - SHOWN));
+            }
             // PROT_EXEC alone: the rule is there to keep memory from being executable.
             let executable = rules.iter().all(|r| r.conditions.iter().any(|c| (c.mask, c.value) == (4, 0)));
             Said::Otherwise(words.join(" or "), executable)
@@ -322,7 +330,7 @@ fn expectation(call: &Call, who: &Who, said: &[(Filter, Said)]) -> (Expected, St
     }
 }
 
-fn remedy(call: &Call, said: &[(Filter, Said)], expected: Expected, why: &str) -> String {
+fn remedy(call: &Call, ip: &str, said: &[(Filter, Said)], expected: Expected, why: &str) -> String {
     if matches!(expected, Expected::Attempt | Expected::Probe) {
         let why = if expected == Expected::Probe { "it is an attempt that must fail" } else { why };
         return format!("nothing should allow it: {why}");
@@ -331,7 +339,9 @@ fn remedy(call: &Call, said: &[(Filter, Said)], expected: Expected, why: &str) -
     let keys = KEYS.iter().find(|(key, _)| key == name).map_or(&[][..], |(_, keys)| keys);
     if !keys.is_empty() && call.args.is_none() {
         return format!(
-            "not without its arguments: {name} is many calls in one. With auditing on (auditctl -e 1) the next record has them"
+            "not without its arguments, for {name} is many calls in one, and no record of a stopped call has them: find the \
+             call in the program at {ip}, and fix argument {} in the rule",
+            keys.iter().map(u8::to_string).collect::<Vec<_>>().join(" and ")
         );
     }
     let fixed = |at: &u8| Some(json!({ "arg": at, "equals": format!("{:#x}", call.args?.get(usize::from(*at))?) }));

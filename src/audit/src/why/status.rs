@@ -86,8 +86,8 @@ pub fn notes(status: &io::Result<Status>, cmdline: &str) -> Vec<String> {
                 .into(),
         ),
         Ok(Status { enabled: 0, .. }) => notes.push(
-            "auditing is off: seccomp's and SELinux's denials are in the kernel's log without the call's arguments, \
-             Landlock's and those by file modes are not recorded at all; to switch it on: auditctl -e 1 (or boot with \
+            "auditing is off: seccomp's and SELinux's denials are in the kernel's log, Landlock's and those by file \
+             modes are not recorded at all; to switch it on: auditctl -e 1 (or boot with \
              audit=1), before the sandbox is started"
                 .into(),
         ),

@@ -52,7 +52,7 @@ fn each_layer_is_named_with_its_rule() {
     let layers: Vec<&str> = all.iter().map(|d| d.layer.as_str()).collect();
     assert_eq!(layers, ["seccomp", "landlock", "selinux", "selinux", "capabilities"], "{all:#?}");
     assert!(all.iter().all(|d| d.who.sandbox.as_deref() == Some("vm") && d.who.role == Role::Runner));
-    assert!(all[0].what.starts_with("ptrace("));
+    assert!(all[0].what.starts_with("ptrace ["));
     assert!(all[1].rule.contains("made by casemate-runner, pid 90"));
     assert!(
         all[2].rule.starts_with("categories (MCS): the types allow it; s0:c1,c2 does not dominate s0:c3,c4"),
