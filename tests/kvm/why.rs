@@ -57,7 +57,7 @@ fn during_a_probe(
             let (ok, answer, said) = why(host, args)?;
             check(ok, said)?;
             rows.extend(answer["denials"].as_array().cloned().unwrap_or_default());
-            if wanted.iter().all(|wanted| rows.iter().any(|row| wanted(row))) {
+            if wanted.iter().all(|wanted| rows.iter().any(wanted)) {
                 child.wait()?;
                 return Ok(rows);
             }
@@ -66,7 +66,7 @@ fn during_a_probe(
             }
         }
     }
-    let missing = wanted.iter().position(|wanted| !rows.iter().any(|row| wanted(row)));
+    let missing = wanted.iter().position(|wanted| !rows.iter().any(wanted));
     let told: BTreeSet<String> =
         rows.iter().map(|row| format!("{} {} | {}", row["layer"], row["what"], row["rule"])).collect();
     Err(format!("number {missing:?} of what is wanted is not among: {told:#?}").into())
