@@ -22,7 +22,7 @@ use casemate_sys::procfs::{Proc, ProcessView};
 use casemate_sys::{cred, exec, facts, fds, prctl, provoke, seqpacket};
 use libtest_mimic::{Failed, Trial};
 
-use crate::confine_probe;
+use crate::{audit_seccomp, confine_probe};
 
 const VARIABLE: &str = "CASEMATE_CONFINE_CASE";
 pub const ID: u32 = 10_000_011;
@@ -32,7 +32,7 @@ pub const ALL: [Namespace; 6] =
 
 type Case = fn() -> Result<(), String>;
 
-const CASES: [(&str, Case); 13] = [
+const CASES: [(&str, Case); 16] = [
     ("each_layer_alone_denies_its_controls_and_leaves_the_own_disk", confine_probe::controls_alone),
     ("the_probe_gets_nowhere_in_a_full_jail_but_to_its_own_disk", confine_probe::in_full_jail),
     ("the_whole_sequence_holds_seen_from_outside", whole_sequence),
@@ -46,6 +46,9 @@ const CASES: [(&str, Case); 13] = [
     ("a_child_is_born_in_a_v2_cgroup", born_in_v2),
     ("exec_places_descriptors_and_closes_the_rest", exec_descriptors),
     ("a_process_with_threads_is_not_cloned", clone_with_threads),
+    ("what_was_installed_is_what_the_auditor_reads_back", audit_seccomp::read_back),
+    ("one_call_more_in_one_filter_is_found_out", audit_seccomp::one_call_more),
+    ("the_kernel_takes_the_programs_that_the_auditor_takes", audit_seccomp::same_programs),
 ];
 
 pub fn tests() -> Vec<Trial> {

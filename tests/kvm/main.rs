@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod audit_seccomp;
 mod chain;
 mod cli;
 mod confine;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         evidence::tests(),
         selftest::tests(),
         why::tests(),
+        audit_seccomp::tests(),
     ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
     if let Some(reason) = missing() {
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
     trials.extend(confine::tests());
     trials.extend(observe::specimens());
     trials.extend(chain::with_qemu());
+    trials.extend(audit_seccomp::without_kvm());
     libtest_mimic::run(&args, trials).exit_code()
 }
 

@@ -36,6 +36,7 @@ pub struct Rig {
     kernel: Vec<u8>,
     disks: Vec<File>,
     vsock: Option<(tempfile::TempDir, UnixListener)>,
+    filters: bool,
 }
 
 /// A started runner.
@@ -69,7 +70,13 @@ impl Rig {
             log_bytes: 64 << 10,
             restart_on_reboot: false,
         };
-        Self { vm, fds: Vec::new(), kernel, disks: Vec::new(), vsock: None }
+        Self { vm, fds: Vec::new(), kernel, disks: Vec::new(), vsock: None, filters: true }
+    }
+
+    /// Whether each thread puts on its own filter; the coarse one is there in any case.
+    pub fn filters(mut self, filters: bool) -> Self {
+        self.filters = filters;
+        self
     }
 
     /// Anything else of the plan.
@@ -152,7 +159,7 @@ impl Rig {
             fds.push((name.into(), FdKind::RegularFile, file.try_clone()?.into()));
         }
         fds.extend(self.fds);
-        let child = spawn(&self.vm, fds)?;
+        let child = spawn(&self.vm, self.filters, fds)?;
         let (vsock, disks) = (self.vsock.map(|(dir, _listener)| dir), self.disks);
         let mut running =
             Running { child, warden, console, output, disks, vsock, findings: Vec::new(), news: Vec::new() };
@@ -289,7 +296,7 @@ fn temp_file(content: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn spawn(vm: &VmPlan, fds: Vec<(String, FdKind, OwnedFd)>) -> Result<Child, Failed> {
+fn spawn(vm: &VmPlan, filters: bool, fds: Vec<(String, FdKind, OwnedFd)>) -> Result<Child, Failed> {
     let mut plan = RolePlan {
         version: role::VERSION,
         sandbox: "rig".into(),
@@ -299,7 +306,7 @@ fn spawn(vm: &VmPlan, fds: Vec<(String, FdKind, OwnedFd)>) -> Result<Child, Fail
         // No transition happens in the rig: the runner has the test's own label, where there are labels.
         label: casemate_sys::seqpacket::own_label()?,
         landlock_abi: casemate_confine::landlock::probe(),
-        seccomp: true,
+        seccomp: filters,
         rlimits: Vec::new(),
         vm: vm.clone(),
     };
