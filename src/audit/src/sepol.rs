@@ -206,12 +206,17 @@ pub fn text(image: &[u8]) -> Option<String> {
     Database::read(image)?.text()
 }
 
-/// The same policy with one boolean set. `None` where it has no such boolean.
-pub fn with_boolean(image: &[u8], name: &str, value: bool) -> Option<Vec<u8>> {
+/// The same policy with these booleans set. `None` where it lacks one of them.
+pub fn with_booleans(image: &[u8], values: &[(&str, bool)]) -> Option<Vec<u8>> {
     let _one_at_a_time = server();
-    let name = CString::new(name).ok()?;
     let db = Database::read(image)?;
-    db.set_boolean(&name, value).then(|| db.image()).flatten()
+    for (name, value) in values {
+        let name = CString::new(*name).ok()?;
+        if !db.set_boolean(&name, *value) {
+            return None;
+        }
+    }
+    db.image()
 }
 
 /// The security server's state: which policy it holds, and what was looked up in it.

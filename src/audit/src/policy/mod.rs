@@ -12,6 +12,7 @@ pub mod separation;
 pub mod vm;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -57,7 +58,7 @@ pub struct Policy {
     origin: String,
     version: u32,
     mls: bool,
-    facts: Facts,
+    facts: Arc<Facts>,
 }
 
 /// Why something is not allowed.
@@ -105,7 +106,6 @@ impl Policy {
     }
 
     pub fn from_image(image: Vec<u8>, origin: String) -> Result<Self, PolicyError> {
-        static IDS: AtomicU64 = AtomicU64::new(1);
         let (version, mls) = header(&image, &origin)?;
         let versions = sepol::versions();
         if !versions.contains(&version) {
@@ -113,8 +113,8 @@ impl Policy {
             return Err(PolicyError::Version { origin, found: version, min, max });
         }
         let text = sepol::text(&image).ok_or_else(|| PolicyError::Malformed { origin: origin.clone() })?;
-        let facts = Facts::of(&text);
-        Ok(Self { id: IDS.fetch_add(1, Ordering::Relaxed), image, origin, version, mls, facts })
+        let facts = Arc::new(Facts::of(&text));
+        Ok(Self { id: next_id(), image, origin, version, mls, facts })
     }
 
     /// The same policy with one boolean set otherwise.
@@ -122,9 +122,18 @@ impl Policy {
         if !self.facts.booleans.contains_key(name) {
             return Err(PolicyError::Unknown(format!("the boolean {name}")));
         }
-        let image = sepol::with_boolean(&self.image, name, value);
+        let image = sepol::with_booleans(&self.image, &[(name, value)]);
         let image = image.ok_or_else(|| PolicyError::Malformed { origin: self.origin.clone() })?;
         Self::from_image(image, format!("{} with {name} {}", self.origin, if value { "on" } else { "off" }))
+    }
+
+    /// For decisions alone: booleans set otherwise, while the facts still tell of the values before. Costs a load, not the
+    /// policy's text.
+    fn switched(&self, values: &[(&str, bool)]) -> Result<Self, PolicyError> {
+        let malformed = || PolicyError::Malformed { origin: self.origin.clone() };
+        let image = sepol::with_booleans(&self.image, values).ok_or_else(malformed)?;
+        let (origin, facts) = (self.origin.clone(), Arc::clone(&self.facts));
+        Ok(Self { id: next_id(), image, origin, version: self.version, mls: self.mls, facts })
     }
 
     pub fn facts(&self) -> &Facts {
@@ -228,6 +237,12 @@ impl Policy {
         });
         answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
     }
+}
+
+/// Tells the server one policy from another.
+fn next_id() -> u64 {
+    static IDS: AtomicU64 = AtomicU64::new(1);
+    IDS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One source, target and class, as the server numbers them.

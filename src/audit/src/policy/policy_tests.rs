@@ -218,3 +218,74 @@ fn unknown_classes_and_contexts_are_told() {
     assert!(refused(&a.runner, "system_u:object_r:casemate_image_t:s0:c9", "file").contains("c9"));
     assert!(refused(&a.runner, "a\0b", "file").contains("does not accept"));
 }
+
+/// Rules and an organisation's own assertions over whole policies, sound and with one hole each.
+#[test]
+fn a_hole_in_a_policy_is_named_by_its_rule() {
+    use crate::profile::Profile;
+    use crate::rule::Verdict;
+    use crate::{Around, judge};
+
+    let failed = |policy: &Policy, profile: &str| -> Vec<String> {
+        let family = Family::find(policy, None).unwrap();
+        let subject = separation::subject(policy, &family, ["s0:c1,c2", "s0:c3,c4"]).unwrap();
+        let profile = Profile::parse(profile, "org").unwrap();
+        let report = judge(vec![subject], &profile, &Around { policy: Some(policy), ..Around::default() });
+        assert_eq!(report.count(Verdict::Unknown), 0);
+        let bad = report.findings.into_iter().filter(|f| f.check.verdict == Verdict::Fail);
+        let mut ids: Vec<String> = bad.map(|f| f.rule).collect();
+        ids.dedup();
+        ids
+    };
+    // The specimen leaves its sockets to type enforcement, which is a hole of its own.
+    const PROCESS: &str = "(mlsconstrain (process (signal";
+    let sockets =
+        "(mlsconstrain (unix_stream_socket (read write connectto)) (or (dom h1 h2) (neq t1 mcs_constrained_type)))\n";
+    let closed = format!("{sockets}{PROCESS}");
+    let with = |holes: &[&str], more: &[(&str, &str)]| {
+        let replace = [&[(PROCESS, closed.as_str())], more].concat();
+        Policy::from_image(compiled(holes, &replace), "the specimen".into()).unwrap()
+    };
+    let sound = with(&[], &[]);
+    // Left open on purpose: getattr, and the images that a VM writes are seen (getattr) by another.
+    let before = failed(&sound, "");
+    assert_eq!(before, ["selinux.no-rest", "selinux.no-flows"]);
+    let free = [(
+        "(typeattributeset mcs_constrained_type (casemate_runner_t))",
+        "(typeattributeset mcs_constrained_type (admin_t))",
+    )];
+    for (hole, policy) in [
+        ("selinux.domain-enforced", with(&["permissive"], &[])),
+        ("selinux.no-reach", with(&["signal"], &[])),
+        ("selinux.no-reach", policy(&[])),
+        ("selinux.no-reach", with(&[], &free)),
+        ("selinux.mcs-covers", with(&[], &free)),
+        ("selinux.entries", with(&["door"], &[])),
+        ("selinux.booleans", with(&[], &[("(boolean vm_use_shared false)", "(boolean vm_use_shared true)")])),
+    ] {
+        let now = failed(&policy, "");
+        assert!(now.contains(&hole.to_owned()), "{hole}: {now:?}");
+    }
+    let strict = "[rules.'selinux.others']\nallowed = ['casemate_jailer_t']\n";
+    assert!(!failed(&sound, strict).contains(&"selinux.others".to_owned()));
+    assert!(failed(&with(&["thief"], &[]), strict).contains(&"selinux.others".to_owned()));
+
+    let own = |kind: &str, target: &str, permission: &str| {
+        format!(
+            "extends = 'none'\n[[policy.{kind}]]\nsource = '@runner'\ntarget = '{target}'\nclass = 'file'\n\
+             permission = ['{permission}']\nreason = 'r'\n"
+        )
+    };
+    assert_eq!(failed(&sound, &own("deny", "@other-image", "write")), [""; 0]);
+    assert_eq!(failed(&sound, &own("deny", "@other-image", "getattr")), ["profile.policy"]);
+    assert_eq!(failed(&sound, &own("allow", "@image", "write")), [""; 0]);
+    assert_eq!(failed(&sound, &own("allow", "@other-image", "write")), ["profile.policy"]);
+    for (target, permission, told) in [("nobody_t", "read", "nobody_t"), ("@image", "raed", "raed")] {
+        let family = Family::find(&sound, None).unwrap();
+        let subject = separation::subject(&sound, &family, ["s0:c1,c2", "s0:c3,c4"]).unwrap();
+        let profile = Profile::parse(&own("deny", target, permission), "org").unwrap();
+        let report = judge(vec![subject], &profile, &Around { policy: Some(&sound), ..Around::default() });
+        assert_eq!((report.exit_status(), report.findings.len()), (5, 1), "a misspelt denial does not hold");
+        assert!(report.findings[0].check.seen.contains(told), "{:?}", report.findings[0].check);
+    }
+}
