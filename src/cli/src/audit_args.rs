@@ -48,6 +48,9 @@ pub struct AuditVmArgs {
     /// Names of sandboxes, as `casemate ps` lists them.
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
+    /// Print what the seccomp filters of each thread allow, call by call, with conditions and reasons (text only).
+    #[arg(long)]
+    pub calls: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -58,6 +61,9 @@ pub struct AuditProcessArgs {
     /// Process ids, not those of single threads.
     #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pids: Vec<u32>,
+    /// Print what the seccomp filters of each thread allow, call by call, with conditions and reasons (text only).
+    #[arg(long)]
+    pub calls: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }

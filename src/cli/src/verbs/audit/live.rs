@@ -11,6 +11,7 @@ use casemate_audit::subject::{Known, Subject};
 use casemate_client::jailer::Jailer;
 use casemate_client::store::{self, Entry, Listing, Status};
 
+use super::calls;
 use super::output::{profile, tell};
 use crate::audit_args::{AuditProcessArgs, AuditVmArgs, OutputArgs};
 use crate::failure::{Failure, Result};
@@ -53,6 +54,7 @@ pub fn host(context: &Context, args: &OutputArgs) -> Result<u8> {
 
 pub fn vms(context: &Context, args: &AuditVmArgs) -> Result<u8> {
     profile(context, &args.output)?;
+    calls::possible(context, args.calls)?;
     let observer = observer()?;
     let mut entries = Vec::new();
     for name in args.names.iter().collect::<BTreeSet<_>>() {
@@ -67,18 +69,21 @@ pub fn vms(context: &Context, args: &AuditVmArgs) -> Result<u8> {
         entries.push(entry);
     }
     let survey = survey(context);
-    let subjects = entries.iter().map(|entry| live(context, &observer, entry, &survey)).collect();
+    let subjects: Vec<Subject> = entries.iter().map(|entry| live(context, &observer, entry, &survey)).collect();
+    calls::print(context, args.calls, &subjects)?;
     tell(context, &args.output, subjects, None)
 }
 
 pub fn processes(context: &Context, args: &AuditProcessArgs) -> Result<u8> {
     profile(context, &args.output)?;
+    calls::possible(context, args.calls)?;
     let observer = observer()?;
     let pids: BTreeSet<u32> = args.pids.iter().copied().collect();
     for pid in &pids {
         observer.find(*pid).map_err(|why| Failure::new(why).remedy("`ps -e` lists processes"))?;
     }
-    let subjects = pids.into_iter().map(|pid| observer.process(pid)).collect();
+    let subjects: Vec<Subject> = pids.into_iter().map(|pid| observer.process(pid)).collect();
+    calls::print(context, args.calls, &subjects)?;
     tell(context, &args.output, subjects, None)
 }
 

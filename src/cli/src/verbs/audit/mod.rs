@@ -1,5 +1,6 @@
 //! `audit`: judges policies, plans and what runs, by one set of rules.
 
+mod calls;
 mod kept;
 mod live;
 mod output;
