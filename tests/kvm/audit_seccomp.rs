@@ -310,5 +310,17 @@ fn qemu() -> Result<(), Failed> {
     for name in ["execve", "fork", "setuid", "uselib", "reboot", "kexec_load"] {
         check(!allowed(Abi::X86_64, name), format!("{name} is denied by this sandbox: {text}"))?;
     }
-    check(!has(RemarkId::NoAbiCheck), &text)
+    check(!has(RemarkId::NoAbiCheck), &text)?;
+    // The same, as a user sees it.
+    let host = Host::new()?;
+    let audit = |more: &[&str]| {
+        let arguments = ["audit", "process", &pid.to_string(), "--calls"].map(str::to_owned);
+        Command::new(host.bin().join("casemate")).args(arguments).args(more).output()
+    };
+    let shown = audit(&[])?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    check(shown.contains(&text), format!("--calls shows another table: {shown}"))?;
+    let json = audit(&["--format", "json"])?;
+    let error = String::from_utf8_lossy(&json.stderr).into_owned();
+    check(!json.status.success() && error.contains("--calls is for text"), error)
 }
