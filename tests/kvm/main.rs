@@ -3,6 +3,7 @@
 //!
 //! Each module gives its trials through `tests()`.
 
+mod audit_rules;
 mod audit_seccomp;
 mod chain;
 mod cli;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         evidence::tests(),
         selftest::tests(),
         why::tests(),
+        audit_rules::tests(),
         audit_seccomp::tests(),
     ];
     let mut trials: Vec<Trial> = modules.into_iter().flatten().collect();
