@@ -142,6 +142,14 @@ fn probed() -> Result<(), Failed> {
         check(standing(&report, layer).is_some_and(|row| row["present"] == true), format!("{layer}: {report:#}"))?;
     }
     check(report["domain"].as_str().is_some_and(|text| text.contains("lets nobody join")), "it says what it is not")?;
+    // The audit takes it over: `audit vm --probe`.
+    let mut command = Command::new(host.bin().join("casemate"));
+    command.env("CASEMATE_RUN_DIR", host.run_dir()).env("CASEMATE_STATE_DIR", host.state_dir());
+    let out = command.args(["--format", "json", "audit", "vm", name_of(&spec), "--probe"]).output()?;
+    let audited: Value =
+        serde_json::from_slice(&out.stdout).map_err(|e| format!("{e}: {}", String::from_utf8_lossy(&out.stderr)))?;
+    let told = audited.to_string();
+    check(told.contains("use fs.make_fifo") && told.contains("(with all layers"), &told)?;
     let none = host.verb(&["probe", "nobody-here"])?;
     check(!none.status.success(), "a probe of nobody")?;
     vm.kill()?;

@@ -51,6 +51,10 @@ pub struct AuditVmArgs {
     /// Print what the seccomp filters of each thread allow, call by call, with conditions and reasons (text only).
     #[arg(long)]
     pub calls: bool,
+    /// Also try each of Landlock's rights, as a probe with the sandbox's confinement, in a domain made as its runner's was;
+    /// the kernel lets nobody look into one that exists.
+    #[arg(long)]
+    pub probe: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -66,7 +66,7 @@ pub fn probe(config: &HostConfig, name: &SandboxId, part: Part) -> Result<Probed
     let label = label.map_err(|e| StepFailed::because(STEP, format!("its label cannot be read: {e}")))?;
     scratch::clear_stale(&config.run_dir, None)?;
     let mut scratch = Scratch::make(&config.run_dir, "probe")?;
-    let place = scratch.place()?;
+    let place = scratch.place(record.landlock_abi)?;
     let own = image(&scratch)?;
     let outside = Outside::listen();
     let landlock_abi = record.landlock_abi;

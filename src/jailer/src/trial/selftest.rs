@@ -147,7 +147,7 @@ impl Bench {
         part: Part,
         report: &mut Selftest,
     ) -> Result<(), StepFailed> {
-        let place = self.scratch.place()?;
+        let place = (part != Part::Selinux).then(|| self.scratch.place(facts.landlock_abi)).transpose()?;
         let own = self.image("own.img", self.pair)?;
         let jail = self.jail(facts)?;
         if part != Part::Others {
@@ -160,7 +160,7 @@ impl Bench {
         let ground = Ground {
             own_disk: OWN,
             landlock_abi: facts.landlock_abi,
-            place: Some(place),
+            place,
             too_many_processes: Some(TOO_MANY_TASKS),
             too_much_memory: Some(TOO_MUCH_MEMORY),
             too_many_descriptors: Some(TOO_MANY_DESCRIPTORS),

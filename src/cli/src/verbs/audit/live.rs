@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use casemate_audit::observe::{Kept, LiveVm, Observer, Survey};
-use casemate_audit::subject::{Known, Subject};
+use casemate_audit::subject::{Known, Probe, Subject};
 use casemate_client::jailer::Jailer;
 use casemate_client::store::{self, Entry, Listing, Status};
 
 use super::calls;
 use super::output::{profile, tell};
+use super::probe;
 use crate::audit_args::{AuditProcessArgs, AuditVmArgs, OutputArgs};
 use crate::failure::{Failure, Result};
 use crate::output::{Context, say};
@@ -38,7 +39,7 @@ pub fn host(context: &Context, args: &OutputArgs) -> Result<u8> {
     let survey = survey(context);
     let mut subjects = Vec::new();
     for entry in &listing.entries {
-        let subject = live(context, &observer, entry, &survey);
+        let subject = live(context, &observer, entry, &survey, None);
         let left = subject.leftovers.seen().is_some_and(|left| !left.is_empty()) || !subject.processes.is_empty();
         // Of an ended sandbox nothing is left to look at, unless something is.
         if entry.status != Status::Exited || left {
@@ -69,7 +70,11 @@ pub fn vms(context: &Context, args: &AuditVmArgs) -> Result<u8> {
         entries.push(entry);
     }
     let survey = survey(context);
-    let subjects: Vec<Subject> = entries.iter().map(|entry| live(context, &observer, entry, &survey)).collect();
+    let mut subjects = Vec::new();
+    for entry in &entries {
+        let probed = args.probe.then(|| probe::rights(context, &entry.record.name)).transpose()?;
+        subjects.push(live(context, &observer, entry, &survey, probed.as_deref()));
+    }
     calls::print(context, args.calls, &subjects)?;
     tell(context, &args.output, subjects, None)
 }
@@ -94,10 +99,16 @@ pub fn observer() -> Result<Observer> {
 }
 
 /// One sandbox as it stands now.
-pub fn live(context: &Context, observer: &Observer, entry: &Entry, survey: &Known<Survey>) -> Subject {
+pub fn live(
+    context: &Context,
+    observer: &Observer,
+    entry: &Entry,
+    survey: &Known<Survey>,
+    probed: Option<&[Probe]>,
+) -> Subject {
     let directory = context.dirs.sandbox(&entry.record.name);
     let phase = entry.status.to_string();
-    let vm = LiveVm { record: &entry.record, phase: &phase, directory: &directory, landlock: None };
+    let vm = LiveVm { record: &entry.record, phase: &phase, directory: &directory, landlock: probed };
     observer.vm(&vm, survey)
 }
 

@@ -7,6 +7,7 @@ mod output;
 mod overview;
 mod plan;
 mod policy;
+mod probe;
 
 pub use live::{live, observer, survey};
 pub use output::tell;

@@ -24,7 +24,7 @@ pub fn report(context: &Context, entry: &Entry, profile: Option<&Path>) -> Resul
         None => Profile::default(),
         Some(path) => Profile::read(path).map_err(|e| Failure::from_error(&e))?,
     };
-    let subject = audit::live(context, &audit::observer()?, entry, &audit::survey(context));
+    let subject = audit::live(context, &audit::observer()?, entry, &audit::survey(context), None);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let policy = if entry.record.label.is_some() { Policy::live().ok() } else { None };
     let report = judge(vec![subject], &profile, &Around { time: super::gather::now(), host, policy: policy.as_ref() });
