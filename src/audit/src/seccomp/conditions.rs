@@ -1,6 +1,6 @@
 //! A condition over the arguments, as alternatives that a person reads: exact, each alternative a conjunction.
 
-use super::diagram::{Bounded, Diagrams, FALSE, Field, Node, TRUE};
+use super::diagram::{Bounded, Diagrams, FALSE, Field, Map, Node, TRUE};
 
 /// Alternatives for one argument's values before they are given as "not" or as ranges, and before only their number
 /// is told.
@@ -8,43 +8,75 @@ const MOST_VALUES: usize = 64;
 /// Alternatives for a whole call.
 const MOST: usize = 256;
 
+/// Fields that are looked at for one call, each way to it counted once.
+const MOST_LOOKS: usize = 512;
+
 /// Alternatives under which a condition holds; empty: always. `name` gives the names of an argument's values.
 pub(super) fn describe(
     d: &mut Diagrams,
     condition: Node,
     name: &impl Fn(Field, u64) -> Option<&'static str>,
 ) -> Bounded<Vec<String>> {
-    if condition == TRUE || condition == FALSE {
-        return Ok(Vec::new());
+    let mut all = Description { name, known: Map::default(), whole: true };
+    let mut texts = all.of(d, condition)?;
+    if !all.whole {
+        texts.truncate(MOST);
+        texts.push(MORE.to_owned());
     }
-    let (field, _) = Field::of(d.variable(condition));
-    let mut all = Vec::new();
-    for (target, values) in by_target(d, condition, field)? {
-        if target == FALSE {
-            continue;
-        }
-        let rest = describe(d, target, name)?;
-        for this in alternatives(d, values, field, name)? {
-            if rest.is_empty() {
-                all.push(this);
-            } else {
-                all.extend(rest.iter().map(|rest| format!("{this} && {rest}")));
-            }
-        }
-    }
-    if all.len() > MOST {
-        let more = all.len() - MOST;
-        all.truncate(MOST);
-        all.push(format!("… and {more} alternatives more"));
-    }
-    Ok(all)
+    Ok(texts)
 }
 
-/// What follows the bits of a field, each with the values that lead there. Together the values are all there are.
-fn by_target(d: &mut Diagrams, node: Node, field: Field) -> Bounded<Vec<(Node, Node)>> {
+/// Stands last where alternatives were left out.
+pub(super) const MORE: &str = "… and more alternatives than are listed";
+
+struct Description<'a, F> {
+    name: &'a F,
+    known: Map<Node, Vec<String>>,
+    /// Nothing was left out.
+    whole: bool,
+}
+
+impl<F: Fn(Field, u64) -> Option<&'static str>> Description<'_, F> {
+    fn of(&mut self, d: &mut Diagrams, condition: Node) -> Bounded<Vec<String>> {
+        if condition == TRUE || condition == FALSE {
+            return Ok(Vec::new());
+        }
+        if let Some(known) = self.known.get(&condition) {
+            return Ok(known.clone());
+        }
+        let (field, _) = Field::of(d.variable(condition));
+        let mut all = Vec::new();
+        for target in targets(d, condition, field) {
+            if target == FALSE {
+                continue;
+            }
+            if all.len() > MOST || self.known.len() > MOST_LOOKS {
+                self.whole = false;
+                break;
+            }
+            d.look(1)?;
+            let values = leads_to(d, condition, field, target, &mut Map::default())?;
+            let rest = self.of(d, target)?;
+            for this in alternatives(d, values, field, self.name)? {
+                if rest.is_empty() {
+                    all.push(this);
+                } else {
+                    all.extend(rest.iter().map(|rest| format!("{this} && {rest}")));
+                }
+            }
+        }
+        self.whole &= all.len() <= MOST;
+        all.truncate(MOST);
+        self.known.insert(condition, all.clone());
+        Ok(all)
+    }
+}
+
+/// What follows the bits of a field.
+fn targets(d: &Diagrams, node: Node, field: Field) -> Vec<Node> {
     let mut targets = Vec::new();
     let mut open = vec![node];
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = rustc_hash::FxHashSet::default();
     while let Some(node) = open.pop() {
         if !seen.insert(node) {
             continue;
@@ -57,16 +89,11 @@ fn by_target(d: &mut Diagrams, node: Node, field: Field) -> Bounded<Vec<(Node, N
             targets.push(node);
         }
     }
-    targets.into_iter().map(|target| Ok((target, leads_to(d, node, field, target, &mut Default::default())?))).collect()
+    targets
 }
 
-fn leads_to(
-    d: &mut Diagrams,
-    node: Node,
-    field: Field,
-    target: Node,
-    known: &mut std::collections::HashMap<Node, Node>,
-) -> Bounded<Node> {
+/// The field's values after which the target follows.
+fn leads_to(d: &mut Diagrams, node: Node, field: Field, target: Node, known: &mut Map<Node, Node>) -> Bounded<Node> {
     let variable = d.variable(node);
     if d.number(node).is_some() || Field::of(variable).0 != field {
         return Ok(if node == target { TRUE } else { FALSE });
@@ -74,6 +101,7 @@ fn leads_to(
     if let Some(known) = known.get(&node) {
         return Ok(*known);
     }
+    d.look(1)?;
     let (low, high) = d.split(node, variable);
     let low = leads_to(d, low, field, target, known)?;
     let high = leads_to(d, high, field, target, known)?;

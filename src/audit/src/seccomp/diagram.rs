@@ -5,9 +5,10 @@
 //! a library's: the libraries hold two-valued diagrams that share nothing with one another, and no bound on what a
 //! hostile filter makes them build.
 
-use std::collections::HashMap;
-
 use super::Input;
+
+/// Keys are numbers that we give out ourselves: no attacker picks them.
+pub(super) type Map<K, V> = rustc_hash::FxHashMap<K, V>;
 
 /// A function; equal functions have equal nodes within one [`Diagrams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,17 +110,22 @@ enum Pair {
 #[derive(Debug)]
 pub(super) struct Diagrams {
     nodes: Vec<Inner>,
-    unique: HashMap<Inner, u32>,
-    choices: HashMap<(Node, Node, Node), Node>,
-    pairs: HashMap<(Pair, Node, Node), Node>,
+    unique: Map<Inner, u32>,
+    choices: Map<(Node, Node, Node), Node>,
+    pairs: Map<(Pair, Node, Node), Node>,
     limit: usize,
+    /// Nodes looked at since [`Diagrams::begin`]: what is not remembered costs time, too.
+    looks: std::cell::Cell<usize>,
 }
 
+/// Looks at nodes that are allowed for each one that may be made.
+const LOOKS: usize = 16;
+
 impl Diagrams {
-    /// At most `limit` nodes, of some 60 bytes with their table entries.
+    /// At most `limit` nodes and remembered steps together, of some 40 bytes each: a bound on memory and on time.
     pub(super) fn new(limit: usize) -> Self {
         let (unique, choices, pairs) = Default::default();
-        let mut new = Self { nodes: Vec::new(), unique, choices, pairs, limit };
+        let mut new = Self { nodes: Vec::new(), unique, choices, pairs, limit, looks: Default::default() };
         for number in [0, 1] {
             new.nodes.push(Inner { variable: END, low: number, high: 0 });
             new.unique.insert(new.nodes[number as usize], number);
@@ -127,15 +133,27 @@ impl Diagrams {
         new
     }
 
+    /// Nodes and remembered steps.
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.nodes.len() + self.choices.len() + self.pairs.len()
+    }
+
+    /// A new question begins, with time of its own.
+    pub(super) fn begin(&self) {
+        self.looks.set(0);
+    }
+
+    /// Counts looks at nodes; too many are an error.
+    pub(super) fn look(&self, nodes: usize) -> Bounded<()> {
+        self.looks.set(self.looks.get().saturating_add(nodes));
+        if self.looks.get() > self.limit.saturating_mul(LOOKS) { Err(TooLarge) } else { Ok(()) }
     }
 
     fn shared(&mut self, inner: Inner) -> Bounded<Node> {
         if let Some(node) = self.unique.get(&inner) {
             return Ok(Node(*node));
         }
-        if self.nodes.len() >= self.limit {
+        if self.len() >= self.limit {
             return Err(TooLarge);
         }
         let node = u32::try_from(self.nodes.len()).map_err(|_| TooLarge)?;
@@ -191,6 +209,9 @@ impl Diagrams {
         let low = self.choose(c0, t0, o0)?;
         let high = self.choose(c1, t1, o1)?;
         let node = self.node(variable, low, high)?;
+        if self.len() >= self.limit {
+            return Err(TooLarge);
+        }
         self.choices.insert((condition, then, otherwise), node);
         Ok(node)
     }
@@ -253,21 +274,17 @@ impl Diagrams {
 
     /// The same function with other numbers at its ends.
     pub(super) fn map(&mut self, node: Node, change: impl Fn(u32) -> u32) -> Bounded<Node> {
-        self.map_known(node, &change, &mut HashMap::new())
+        self.map_known(node, &change, &mut Map::default())
     }
 
-    fn map_known(
-        &mut self,
-        node: Node,
-        change: &impl Fn(u32) -> u32,
-        known: &mut HashMap<Node, Node>,
-    ) -> Bounded<Node> {
+    fn map_known(&mut self, node: Node, change: &impl Fn(u32) -> u32, known: &mut Map<Node, Node>) -> Bounded<Node> {
         if let Some(number) = self.number(node) {
             return self.end(change(number));
         }
         if let Some(known) = known.get(&node) {
             return Ok(*known);
         }
+        self.look(1)?;
         let Inner { variable, low, high } = self.inner(node);
         let low = self.map_known(Node(low), change, known)?;
         let high = self.map_known(Node(high), change, known)?;
@@ -301,7 +318,7 @@ impl Diagrams {
 
     /// Numbers that some input leads to, ascending; `None` if there are more than `most`.
     pub(super) fn numbers(&self, node: Node, most: usize) -> Option<Vec<u32>> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = rustc_hash::FxHashSet::default();
         let mut found = std::collections::BTreeSet::new();
         let mut open = vec![node];
         while let Some(node) = open.pop() {
@@ -321,12 +338,14 @@ impl Diagrams {
                 return None;
             }
         }
+        // The next one who can fail does, if these were too many.
+        let _ = self.look(seen.len());
         Some(found.into_iter().collect())
     }
 
     /// Does it depend on any of these variables?
     pub(super) fn depends(&self, node: Node, on: impl Fn(u16) -> bool) -> bool {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = rustc_hash::FxHashSet::default();
         let mut open = vec![node];
         while let Some(node) = open.pop() {
             let inner = self.inner(node);

@@ -11,11 +11,10 @@ use super::symbolic::{Analysis, Undecided, analyse};
 use super::{Abi, Action, Call, Difference, Filter, Input, Range, Table, Verdicts};
 use super::{action, conditions, names, program, remarks};
 
-/// Nodes for all filters in sight; beyond, the diagrams are made anew. 16 bytes each, some 100 with their tables.
-const MOST_NODES: usize = 3_000_000;
-const FRESH: usize = 1_000_000;
+/// Nodes and steps of the diagrams: Casemate's largest filter takes 120,000. Some 40 bytes each.
+const MOST_STEPS: usize = 3_000_000;
 /// Ranges of numbers of one ABI that are answered differently.
-const MOST_RANGES: usize = 16_384;
+const MOST_RANGES: usize = 4096;
 /// Witnesses of a difference.
 const MOST_DIFFERENCES: usize = 16;
 /// kcmp, which each of our filters answers with an errno of its own.
@@ -24,8 +23,17 @@ const MARKER: &str = "kcmp";
 pub type Program = Vec<Instruction>;
 
 /// Judges stacks of filters, each once.
-#[derive(Debug, Default)]
-pub struct Cache(Mutex<Inner>);
+#[derive(Debug)]
+pub struct Cache {
+    steps: usize,
+    inner: Mutex<Inner>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self::bounded(MOST_STEPS)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -36,12 +44,17 @@ struct Inner {
 }
 
 impl Cache {
+    /// A stack that takes more than so many nodes and steps of its diagrams is undecided.
+    pub(super) fn bounded(steps: usize) -> Self {
+        Self { steps, inner: Mutex::default() }
+    }
+
     /// The verdicts of a stack of filters, newest first.
     ///
     /// # Errors
     /// A program that is no filter, or that is too entangled to be decided.
     pub fn judge(&self, stack: &[Program]) -> Result<Arc<Verdicts>, Undecided> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let digests: Vec<String> = stack.iter().map(|program| program::digest(program)).collect();
         if let Some(known) = inner.stacks.get(&digests) {
             return known.clone();
@@ -49,12 +62,12 @@ impl Cache {
         for (digest, program) in digests.iter().zip(stack) {
             inner.programs.entry(digest.clone()).or_insert_with(|| program.clone());
         }
-        if inner.engine.as_ref().is_some_and(|engine| engine.d.len() > FRESH) {
+        if inner.engine.as_ref().is_some_and(|engine| engine.d.len() > self.steps / 4) {
             inner.engine = None;
         }
         let verdicts = match &mut inner.engine {
             Some(engine) => engine.verdicts(stack, &digests),
-            none => Engine::new().and_then(|engine| none.insert(engine).verdicts(stack, &digests)),
+            none => none.insert(Engine::new(self.steps)).verdicts(stack, &digests),
         };
         let verdicts = verdicts.map(Arc::new);
         if verdicts.is_err() {
@@ -68,7 +81,7 @@ impl Cache {
     /// Every program that was judged, by digest: [`super::Filter::digest`] to its instructions as [`super::to_hex`]
     /// writes them.
     pub fn programs(&self) -> BTreeMap<String, String> {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.programs.iter().map(|(digest, program)| (digest.clone(), program::to_hex(program))).collect()
     }
 
@@ -79,17 +92,18 @@ impl Cache {
     /// As [`Cache::judge`].
     pub fn differences(&self, program: &[Instruction], ours: &str) -> Result<Option<Vec<Difference>>, Undecided> {
         let Some(ours) = Ours::by_name(ours) else { return Ok(None) };
-        let mut engine = Engine::new()?;
+        let mut engine = Engine::new(self.steps);
         let answer = engine.answer(program)?.1;
-        Ok(Some(engine.differences(engine.known(ours), answer)))
+        let ours = engine.ours(ours)?;
+        Ok(Some(engine.differences(ours, answer)))
     }
 }
 
-/// The diagrams, and our filters in them.
+/// The diagrams, and those of our filters that were asked for.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub d: Diagrams,
-    ours: Vec<(Ours, Node)>,
+    ours: BTreeMap<Ours, Node>,
 }
 
 /// One filter of a stack.
@@ -97,21 +111,29 @@ pub(super) struct Layer {
     pub analysis: Analysis,
     /// Its answers as the kernel reads them.
     pub answer: Node,
-    pub known: Option<Ours>,
+    /// The filter of ours whose marker it bears, with the answers of that one.
+    claims: Option<(Ours, Node)>,
+}
+
+impl Layer {
+    /// Ours, or one that answers every input as ours does.
+    fn known(&self) -> Option<Ours> {
+        self.claims.filter(|(_, node)| *node == self.answer).map(|(filter, _)| filter)
+    }
 }
 
 impl Engine {
-    pub fn new() -> Result<Self, Undecided> {
-        let mut new = Self { d: Diagrams::new(MOST_NODES), ours: Vec::new() };
-        for filter in Ours::ALL {
-            let (_, answer) = new.answer(filter.program())?;
-            new.ours.push((filter, answer));
-        }
-        Ok(new)
+    pub fn new(steps: usize) -> Self {
+        Self { d: Diagrams::new(steps), ours: BTreeMap::new() }
     }
 
-    fn known(&self, ours: Ours) -> Node {
-        self.ours.iter().find(|(filter, _)| *filter == ours).map_or(FALSE, |(_, node)| *node)
+    fn ours(&mut self, filter: Ours) -> Result<Node, Undecided> {
+        if let Some(node) = self.ours.get(&filter) {
+            return Ok(*node);
+        }
+        let (_, answer) = self.answer(filter.program())?;
+        self.ours.insert(filter, answer);
+        Ok(answer)
     }
 
     /// A filter's raw analysis, and its answers as the kernel reads them.
@@ -122,14 +144,18 @@ impl Engine {
     }
 
     fn verdicts(&mut self, stack: &[Program], digests: &[String]) -> Result<Verdicts, Undecided> {
+        self.d.begin();
         let mut layers = Vec::new();
         let mut raw = self.d.end(action::NO_FILTER)?;
         for (at, program) in stack.iter().enumerate() {
             let (analysis, answer) = self.answer(program)?;
             // The newest filter's own answer counts, even where it is the same action: nothing came before it.
             raw = if at == 0 { analysis.answer } else { self.d.stack(raw, analysis.answer)? };
-            let known = self.ours.iter().find(|(_, node)| *node == answer).map(|(filter, _)| *filter);
-            layers.push(Layer { analysis, answer, known });
+            let claims = match self.bears(answer) {
+                Some(filter) => Some((filter, self.ours(filter)?)),
+                None => None,
+            };
+            layers.push(Layer { analysis, answer, claims });
         }
         let answer = self.d.map(raw, |value| Action::of(value).value())?;
         let tables = Abi::ALL.into_iter().map(|abi| self.table(answer, abi)).collect::<Result<Vec<_>, _>>()?;
@@ -141,22 +167,23 @@ impl Engine {
     }
 
     fn filter(&self, layer: &Layer, digest: &str) -> Filter {
-        let claims = if layer.known.is_some() { None } else { self.claims(layer.answer) };
+        let known = layer.known();
+        let claims = layer.claims.filter(|_| known.is_none());
         Filter {
             digest: digest.to_owned(),
             instructions: layer.analysis.ops.len(),
-            known: layer.known.map(|filter| filter.name().to_owned()),
+            known: known.map(|filter| filter.name().to_owned()),
             claims: claims.map(|(filter, _)| filter.name().to_owned()),
             differences: claims.map(|(_, ours)| self.differences(ours, layer.answer)).unwrap_or_default(),
         }
     }
 
-    /// The filter of ours whose marker it bears.
-    fn claims(&self, answer: Node) -> Option<(Ours, Node)> {
+    /// The filter of ours whose marker it bears; each of ours has one, so that nothing without one is ours.
+    fn bears(&self, answer: Node) -> Option<Ours> {
         let nr = Abi::X86_64.number(MARKER)?;
         let says = Action::of(self.d.evaluate(answer, &Input { nr, arch: Abi::X86_64.arch(), ..Input::default() }));
-        let bears = |filter: Ours| u16::try_from(filter.marker()).is_ok_and(|marker| says == Action::Errno(marker));
-        self.ours.iter().copied().find(|(filter, _)| bears(*filter))
+        let bears = |filter: &Ours| u16::try_from(filter.marker()).is_ok_and(|marker| says == Action::Errno(marker));
+        Ours::ALL.into_iter().find(bears)
     }
 
     /// Witnesses: one per named call first, then any.
@@ -188,6 +215,7 @@ impl Engine {
         let mut ranges: Vec<(Range, Node)> = Vec::new();
         let mut open = vec![(given_arch(&self.d, answer, abi), 32u16, 0u64)];
         while let Some((node, left, prefix)) = open.pop() {
+            self.d.look(1)?;
             // x32 has the numbers with bit 30 and without bit 31; x86-64 all others.
             if left <= 30 && abi != Abi::I386 && (prefix << left >> 30 == 1) != (abi == Abi::X32) {
                 continue;
@@ -226,6 +254,7 @@ impl Engine {
         for abi in Abi::ALL {
             let of_abi = given_arch(&self.d, passes, abi);
             for (number, name) in abi.table() {
+                self.d.look(1)?;
                 let condition = self.d.given(of_abi, Field::Number, number.into());
                 if condition == FALSE {
                     continue;
@@ -245,7 +274,7 @@ impl Engine {
     /// Reasons of the newest filter of ours that has rules for a call, of those rules that the whole stack lets through.
     fn why(&mut self, number: u32, condition: Node, layers: &[Layer]) -> Result<Vec<String>, Undecided> {
         let mut why: Vec<String> = Vec::new();
-        let ours = layers.iter().filter_map(|layer| layer.known);
+        let ours = layers.iter().filter_map(Layer::known);
         let of_call = |ours: Ours| {
             ours.rules().iter().filter(move |rule| rule.number == i64::from(number) && rule.refused.is_none())
         };
@@ -270,7 +299,7 @@ impl Engine {
 
 /// The ABI by which the kernel takes an input.
 pub(super) fn abi_of(input: &Input) -> Option<Abi> {
-    let x32 = input.nr & names::X32_BIT != 0;
+    let x32 = input.nr >> 30 == 1;
     Abi::ALL.into_iter().find(|abi| abi.arch() == input.arch && (*abi == Abi::I386 || (*abi == Abi::X32) == x32))
 }
 

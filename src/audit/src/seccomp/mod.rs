@@ -212,3 +212,6 @@ pub enum RemarkId {
     /// Claims to be ours by its marker, and answers otherwise.
     DiffersFromOurs,
 }
+
+#[cfg(test)]
+mod tests;

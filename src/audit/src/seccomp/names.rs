@@ -10,7 +10,7 @@ use super::Abi;
 /// Numbers beyond every table of today's kernels, counted from the table's first.
 const BEYOND: u32 = 1024;
 /// __X32_SYSCALL_BIT (arch/x86/include/uapi/asm/unistd.h)
-pub(super) const X32_BIT: u32 = 0x4000_0000;
+const X32_BIT: u32 = 0x4000_0000;
 
 impl Abi {
     pub const ALL: [Self; 3] = [Self::X86_64, Self::X32, Self::I386];

@@ -1,12 +1,11 @@
 //! Runs a filter on all inputs at once: every bit of the accumulator, X and the scratch memory is a diagram over the bits
 //! of the input. Jumps go forward only, so one pass over the instructions meets every way through the program.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use casemate_sys::seccomp::Instruction;
 
-use super::diagram::{Bounded, Diagrams, FALSE, Field, Node, TRUE, TooLarge};
+use super::diagram::{Bounded, Diagrams, FALSE, Field, Map, Node, TRUE, TooLarge};
 use super::program::{Alu, NoFilter, Op, Operand, Test, decode};
 
 /// Most ways that are kept apart, over the whole program: filters of this world need one per instruction.
@@ -57,7 +56,7 @@ pub(super) fn analyse(diagrams: &mut Diagrams, program: &[Instruction]) -> Resul
     let live = liveness(&ops);
     let zero: Word = Rc::new([FALSE; 32]);
     let mut machine = Machine { d: diagrams, live: &live, zero: zero.clone(), waiting: Vec::new(), states: 0 };
-    machine.waiting.resize_with(ops.len(), HashMap::new);
+    machine.waiting.resize_with(ops.len(), Map::default);
     machine.go(0, State(std::array::from_fn(|_| zero.clone())), TRUE)?;
     let mut answer = FALSE;
     let mut reached = vec![false; ops.len()];
@@ -115,7 +114,7 @@ struct Machine<'a> {
     live: &'a [u32],
     zero: Word,
     /// For each instruction: what the machine may hold there, and for which inputs.
-    waiting: Vec<HashMap<State, Node>>,
+    waiting: Vec<Map<State, Node>>,
     states: usize,
 }
 
