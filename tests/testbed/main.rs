@@ -18,6 +18,7 @@ mod neighbours;
 mod objects;
 mod policy;
 mod profiles;
+mod why;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         neighbours::tests(),
         objects::tests(),
         policy::tests(),
+        why::tests(),
     ]
     .into_iter()
     .flatten()
