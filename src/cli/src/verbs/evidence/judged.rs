@@ -135,10 +135,14 @@ fn descriptors(evidence: &Evidence, process: &Process, checks: &mut Checks) {
         return;
     };
     let mut wrong = Vec::new();
+    // KVM's and eventfds have no object; 0, 1 and 2 are /dev/null.
+    let keeps_something = |kind: &str| matches!(kind, "file" | "dir" | "blk" | "socket" | "pipe");
     let mut closed = Vec::new();
     for bound in &planned.role.fds {
         match fds.iter().find(|fd| fd.number == bound.number) {
             Some(fd) if fd.object.is_some_and(|object| object == (bound.dev, bound.ino)) => {}
+            // Closed after its use, and the number is one of KVM's by now.
+            Some(fd) if fd.planned.is_none() && !keeps_something(&fd.kind) => closed.push(bound.name.as_str()),
             Some(fd) if fd.planned.is_none() => {
                 wrong.push(format!("{} is {:?}, where {} was planned", fd.number, fd.target, bound.name));
             }
@@ -147,8 +151,6 @@ fn descriptors(evidence: &Evidence, process: &Process, checks: &mut Checks) {
             None => closed.push(bound.name.as_str()),
         }
     }
-    // KVM's and eventfds have no object; 0, 1 and 2 are /dev/null.
-    let keeps_something = |kind: &str| matches!(kind, "file" | "dir" | "blk" | "socket" | "pipe");
     let planned = |number| planned.role.fds.iter().any(|bound| bound.number == number);
     let more = fds.iter().filter(|fd| !planned(fd.number) && keeps_something(&fd.kind));
     wrong.extend(more.map(|fd| format!("{} is {:?}, which is in no plan", fd.number, fd.target)));
