@@ -51,7 +51,9 @@ pub fn call(name: &str) -> Option<io::Result<i64>> {
         // A file system type that does not exist: ENODEV once the right to mount was granted.
         "mount" => raw(libc::SYS_mount, [text(c"none"), text(c"/"), text(c"casemate-none"), 0, 0]),
         "fsopen" => raw(libc::SYS_fsopen, [text(c"tmpfs"), 1, 0, 0, 0]),
-        "pivot_root" => raw(libc::SYS_pivot_root, [text(c"."), text(c"."), 0, 0, 0]),
+        // The root onto itself: EBUSY once the right was granted. Never ".": where the working directory is a mount point,
+        // a control without any layer would give the host another root.
+        "pivot_root" => raw(libc::SYS_pivot_root, [text(c"/"), text(c"/"), 0, 0, 0]),
         "chroot" => raw(libc::SYS_chroot, [text(c"/"), 0, 0, 0, 0]),
         "unshare-user" => raw(libc::SYS_unshare, [libc::CLONE_NEWUSER as usize, 0, 0, 0, 0]),
         "unshare-net" => raw(libc::SYS_unshare, [libc::CLONE_NEWNET as usize, 0, 0, 0, 0]),
