@@ -7,7 +7,7 @@ use casemate_sys::process::{errno, pidfd_open};
 use casemate_sys::procfs::ProcessView;
 use casemate_wire::record::{Descriptor, ProcessName};
 
-use super::status::Status;
+use super::status::{self, Status};
 use super::{ENDED, Observer, fds, known, landlock, memory, namespaces, tables};
 use crate::seccomp;
 use crate::subject::{Kind, Known, Landlock, Process, Subject, Thread};
@@ -91,7 +91,8 @@ impl Observer {
             landlock: target.landlock.clone(),
             threads,
         };
-        if view.ended() { Err(ENDED.into()) } else { Ok(process) }
+        let leaving = !view.read("stat").is_ok_and(|stat| !status::is_exiting(&stat));
+        if leaving || view.ended() { Err(ENDED.into()) } else { Ok(process) }
     }
 
     /// With the verdicts of what is installed on each. A thread stands still for the moment of its reading.

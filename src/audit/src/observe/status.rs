@@ -79,6 +79,12 @@ impl<'a> Status<'a> {
     }
 }
 
+/// Past the point where the kernel takes its memory and descriptors from it, and not yet ended for its pidfd.
+pub(super) fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    stat_flags(stat).is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
 /// Field 9. The name, field 2, may hold anything, a parenthesis too: the last one ends it.
 fn stat_flags(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()
@@ -102,6 +108,13 @@ mod tests {
         assert_eq!((thread.seccomp_mode, thread.filter_count), (2, 3));
         assert_eq!(Status::new(STATUS).locked(), 12288);
         assert_eq!(Status::new(STATUS).parent(), Some(7));
+    }
+
+    #[test]
+    fn who_is_leaving_is_told() {
+        assert!(!is_exiting("8 (x) S 7 8 8 0 -1 4194304 9"));
+        assert!(is_exiting("8 (x) S 7 8 8 0 -1 4194308 9"));
+        assert!(is_exiting("8 (x"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ macro_rules! specimens {
     ($($rule:literal $kind:ident $seen:literal $spoil:expr;)*) => {
         pub const ALL: &[Specimen] = &[$(Specimen {
             rule: $rule, kind: Kind::$kind, seen: $seen, spoil: $spoil,
-            info: matches!($rule.as_bytes(), b"posture.no-warnings" | b"mitigations.speculation"),
+            info: matches!($rule.as_bytes(), b"posture.no-warnings" | b"mitigations.speculation" | b"selinux.others"),
         }),*];
     };
 }
