@@ -6,6 +6,7 @@ use std::path::Path;
 
 use casemate_confine::controls::{self, Control, Ground, Target};
 use casemate_confine::trial::{Attempt, Outcome};
+use casemate_label::Context;
 use casemate_plan::{HostConfig, Layer};
 use casemate_spec::SandboxId;
 use casemate_sys::path::{self, OFlags};
@@ -76,7 +77,8 @@ pub fn attack(config: &HostConfig, pair: Option<(SandboxId, SandboxId)>, part: P
         questions.extend(controls::positive(&ground).into_iter().filter(fits).map(|c| Question::new(c, Kind::Control)));
     }
     // A careless helper may pass a foreign descriptor: of all layers only SELinux looks at it.
-    let passed = own.is_some() && theirs.is_some() && attacker.label.is_some();
+    let private = last_disk(&victim).is_some_and(is_private);
+    let passed = own.is_some() && theirs.is_some() && private && attacker.label.is_some();
     if passed {
         let what = format!("use {}'s disk, passed to it open", target.name);
         let attempt = Attempt::ReadFd { number: VICTIMS_DISK };
@@ -116,8 +118,8 @@ fn target(victim: &SandboxRecord, dir: &Path) -> Target {
     let pid = |process: Option<casemate_wire::record::ProcessName>| process.and_then(|p| i32::try_from(p.pid).ok());
     Target {
         name: victim.name.clone(),
-        disks: last_disk(victim).map(|o| o.path.clone()).into_iter().collect(),
-        below: victim.labels.iter().filter(|o| is_below(o)).map(|o| o.path.clone()).collect(),
+        disks: last_disk(victim).filter(|o| is_private(o)).map(|o| o.path.clone()).into_iter().collect(),
+        below: victim.labels.iter().filter(|o| is_below(o) || is_content(o)).map(|o| o.path.clone()).collect(),
         runner: pid(victim.runner).unwrap_or(1),
         warden: pid(Some(victim.warden)).unwrap_or(1),
         control: dir.join(CONTROL).display().to_string(),
@@ -202,6 +204,17 @@ fn disk(record: &SandboxRecord) -> Result<Option<(OwnedFd, bool)>, StepFailed> {
 
 pub fn last_disk(record: &SandboxRecord) -> Option<&ObjectLabel> {
     record.labels.iter().rev().find(|object| object.fd.starts_with("disk.") && !is_below(object))
+}
+
+/// Content is every sandbox's to read: only a disk that is written, or has categories of its own, is the victim's alone.
+fn is_private(object: &ObjectLabel) -> bool {
+    let labelled = object.during.as_deref().and_then(|label| label.parse::<Context>().ok());
+    !object.read_only
+        || labelled.is_some_and(|label| label.range().is_some_and(|range| !range.high().categories.is_empty()))
+}
+
+fn is_content(object: &ObjectLabel) -> bool {
+    object.fd.starts_with("disk.") && !is_private(object)
 }
 
 /// An image below a disk's own: `disk.<id>.<depth>`; an id holds no dot.
