@@ -5,6 +5,7 @@
 
 mod alloc;
 mod audit;
+mod audit_live;
 mod chains;
 mod cli;
 mod crash;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         label::tests(),
         alloc::tests(),
         audit::tests(),
+        audit_live::tests(),
         cli::tests(),
         chains::tests(),
         main_job::tests(),

@@ -63,6 +63,13 @@ fn asleep(a: &mut CodeAssembler) -> guest::Asm {
     a.jmp(again)
 }
 
+/// Its kernel, as L1's /tmp/asleep.elf.
+pub fn push_asleep() -> Result<(), Failed> {
+    let kernel = l1::repo().join("target/asleep.elf");
+    std::fs::write(&kernel, guest::pvh_elf(asleep))?;
+    Ok(l1::push(&[kernel], "/tmp/")?)
+}
+
 /// A script in L1 with the programs installed; its stdout.
 fn script(body: &str) -> Result<String, Failed> {
     let tools = r#"set -u
@@ -98,9 +105,7 @@ const CLASSES: [&str; 16] = [
 ];
 
 fn matrix() -> Result<(), Failed> {
-    let kernel = l1::repo().join("target/asleep.elf");
-    std::fs::write(&kernel, guest::pvh_elf(asleep))?;
-    l1::push(&[kernel], "/tmp/")?;
+    push_asleep()?;
     let said = script(
         r#"
 for m in tun vsock vsock_loopback; do modprobe $m 2>/dev/null; done
