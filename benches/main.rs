@@ -1,6 +1,6 @@
 //! `make bench`: starts, bursts, memory, the cost of each step and of allocation, on this machine's KVM with a tiny guest.
 //!
-//! `bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt] [audit]`; all without a name. Needs root.
+//! `bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt] [audit] [policy]`; all without a name. Needs root.
 //! Absolute times hold for one machine and hour; what counts is the ratio of rows of one run (docs/performance.md).
 #![forbid(unsafe_code)]
 
@@ -8,6 +8,7 @@ mod audit;
 mod chains;
 mod jail;
 mod memory;
+mod policy;
 mod svirt;
 mod table;
 
@@ -66,6 +67,9 @@ fn sections(bench: &mut Bench, options: &Options, csv: &mut String) -> Result<()
     }
     if wanted("audit") {
         audit::live(bench, csv)?;
+    }
+    if wanted("policy") {
+        policy::questions(csv)?;
     }
     if wanted("svirt") {
         svirt::allocation(&bench.run_dir.join("svirt"), options.runs, csv)?;
@@ -244,10 +248,10 @@ fn options() -> Result<Options, AnyError> {
         match arg.as_str() {
             "--runs" => options.runs = args.next().ok_or("--runs needs a number")?.parse()?,
             "--csv" => options.csv = Some(args.next().ok_or("--csv needs a file")?.into()),
-            "start" | "burst" | "chains" | "memory" | "svirt" | "audit" => options.sections.push(arg),
+            "start" | "burst" | "chains" | "memory" | "svirt" | "audit" | "policy" => options.sections.push(arg),
             other => {
                 return Err(format!(
-                    "{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt] [audit]"
+                    "{other}? bench [--runs N] [--csv FILE] [start] [burst] [chains] [memory] [svirt] [audit] [policy]"
                 )
                 .into());
             }
