@@ -159,21 +159,16 @@ fn subject(out: &mut String, mut findings: Vec<&Finding>) {
     };
     findings.sort_by_key(|finding| (rank(finding), std::cmp::Reverse(finding.severity)));
     let mut told = "";
-    for finding in findings.iter().filter(|f| matches!(f.check.verdict, Verdict::Fail | Verdict::Unknown)) {
-        let check = &finding.check;
-        let (word, tone) = match check.verdict {
-            Verdict::Fail => (format!("FAIL {}", finding.severity.word()), severe(finding.severity)),
-            _ => ("unknown".to_owned(), Tone::Weak),
-        };
-        let _ = writeln!(out, "  {}  {}: {}", paint(&word, tone), finding.rule, visible(&finding.title));
-        let _ = writeln!(out, "    {}: expected {}", visible(&check.what), visible(&check.expected));
-        let _ = writeln!(out, "    seen: {}", visible(&check.seen));
-        if check.verdict == Verdict::Fail && finding.rule != told {
+    for finding in findings.iter().filter(|f| f.check.verdict == Verdict::Fail) {
+        let word = format!("FAIL {}", finding.severity.word());
+        one(out, finding, &word, severe(finding.severity));
+        if finding.rule != told {
             told = &finding.rule;
             let _ = writeln!(out, "    threat: {}", visible(&finding.threat));
             let _ = writeln!(out, "    what to do: {}", visible(&finding.remedy));
         }
     }
+    unknown(out, &findings);
     for (verdict, word) in [(Verdict::Inapplicable, "not applicable"), (Verdict::Pass, "passed")] {
         let mut rules: Vec<&str> =
             findings.iter().filter(|f| f.check.verdict == verdict).map(|f| f.rule.as_str()).collect();
@@ -183,6 +178,32 @@ fn subject(out: &mut String, mut findings: Vec<&Finding>) {
         if count > 0 {
             let _ = writeln!(out, "  {} ({count}): {}", paint(word, Tone::Good), rules.join(", "));
         }
+    }
+}
+
+fn one(out: &mut String, finding: &Finding, word: &str, tone: Tone) {
+    let check = &finding.check;
+    let _ = writeln!(out, "  {}  {}: {}", paint(word, tone), finding.rule, visible(&finding.title));
+    let _ = writeln!(out, "    {}: expected {}", visible(&check.what), visible(&check.expected));
+    let _ = writeln!(out, "    seen: {}", visible(&check.seen));
+}
+
+/// What many rules could not look at for one reason, as of a process that ended, is told once.
+fn unknown(out: &mut String, findings: &[&Finding]) {
+    let mut alike: BTreeMap<(&str, &str), Vec<&Finding>> = BTreeMap::new();
+    for finding in findings.iter().filter(|f| f.check.verdict == Verdict::Unknown) {
+        alike.entry((&finding.check.what, &finding.check.seen)).or_default().push(finding);
+    }
+    for ((what, seen), group) in alike {
+        if let [finding] = group[..] {
+            one(out, finding, "unknown", Tone::Weak);
+            continue;
+        }
+        let mut rules: Vec<&str> = group.iter().map(|f| f.rule.as_str()).collect();
+        rules.dedup();
+        let word = paint(&format!("unknown ({})", group.len()), Tone::Weak);
+        let _ = writeln!(out, "  {word}  {}: {}", visible(what), visible(seen));
+        let _ = writeln!(out, "    rules: {}", rules.join(", "));
     }
 }
 
