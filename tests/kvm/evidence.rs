@@ -388,17 +388,24 @@ fn killed() -> Result<(), Failed> {
     let input = scene.away("input");
     let evidence = gathered(&scene)?;
     fs::write(&input, canonical::bytes("x", &evidence)?)?;
-    let mut records = 1;
-    let mut calls = 0;
-    while !killed_after(&scene, &input, calls, &mut records)? {
+    let (mut records, mut calls, mut whole, mut made) = (1, 0, 0, 0);
+    // How many calls there are differs from one to the next: on until five came to their end, and kills were late enough for
+    // three records to be made all the same.
+    for _ in 0..1500 {
+        let before = records;
+        match killed_after(&scene, &input, calls, &mut records)? {
+            true => whole += 1,
+            false => made += records - before,
+        }
         calls += 1;
+        match (whole >= 5, made >= 3) {
+            (true, true) => break,
+            (true, false) => (whole, calls) = (0, calls.saturating_sub(30)),
+            _ => {}
+        }
     }
+    check(whole >= 5 && made >= 3, format!("{made} records of killed seals, {calls} calls"))?;
     check(calls > 40, format!("{calls} calls are too few"))?;
-    // How many calls there are differs a little: the last ones, in which the record is made, once more.
-    for again in calls - 30..calls {
-        killed_after(&scene, &input, again, &mut records)?;
-    }
-    check(records > 4, format!("{records} records over {calls} calls"))?;
     scene.end()
 }
 
