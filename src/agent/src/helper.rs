@@ -1,6 +1,6 @@
 //! The last step before a workload: this program again, in a fresh process with one thread, that becomes the program.
 //!
-//! Order: new session; controlling terminal; stdio; limits; groups, gid, uid; working directory; signal mask; exec.
+//! Order: new session; controlling terminal; stdio; limits; groups, gid, uid; working directory; signals; exec.
 //! The socket to the agent closes with the exec, which is the agent's sign that the program runs.
 use crate::spawn::{Launch, SpawnError};
 use crate::users::{self, Identity};
@@ -73,6 +73,8 @@ fn launch(socket: &mut std::fs::File) -> Result<Never, SpawnError> {
     })?;
     let path = environment.iter().find(|(k, _)| k == "PATH").map_or(DEFAULT_PATH, |(_, v)| v.as_str());
     let program = find_program(&exec.argv[0], path)?;
+    // A parent that ignores SIGINT (a shell's background job does) would leave a workload that no ^C reaches.
+    casemate_sys::signal::reset_for_exec().map_err(|e| SpawnError::new(ErrorKind::Io, e.to_string()))?;
     let error = Command::new(&program).arg0(&exec.argv[0]).args(&exec.argv[1..]).env_clear().envs(environment).exec();
     Err(exec_error(&program, &error))
 }
