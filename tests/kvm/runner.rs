@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use casemate_tests::guest;
 use casemate_tests::rig::Rig;
+use casemate_tests::{guest, soon};
 use casemate_wire::record::ExitCause;
 use casemate_wire::runner::{FromRunner, ToRunner};
 use iced_x86::code_asm::*;
@@ -127,8 +127,7 @@ fn pause_and_resume() -> Result<(), Failed> {
     check(vm.console()?.len() == held, "a paused guest goes on")?;
     vm.tell(ToRunner::Resume)?;
     check(vm.next(Duration::from_secs(5))? == FromRunner::Resumed, "not resumed")?;
-    std::thread::sleep(Duration::from_millis(20));
-    check(vm.console()?.len() > held, "a resumed guest stands still")?;
+    soon(|| Ok(vm.console()?.len() > held), "a resumed guest stands still")?;
     vm.tell(ToRunner::Quit)?;
     vm.end().map(drop)
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use casemate_tests::guest;
+use casemate_tests::{guest, soon};
 use casemate_vm::{Ending, ExitHandler, Gate, Image, IrqMode, Kvm, Platform, Vcpu, Vm, VmConfig, layout};
 use iced_x86::code_asm::*;
 use libtest_mimic::{Failed, Trial};
@@ -162,7 +162,7 @@ fn a_spinning_guest_is_stopped() -> Result<(), Failed> {
     });
     let ending = ending.map_err(|_| "the vCPU thread panicked")?;
     check(ending == Ending::Stopped, format!("{ending:?}"))?;
-    check(started.elapsed() < Duration::from_secs(2), "stopping took too long")
+    check(started.elapsed() < Duration::from_secs(20), "stopping took too long")
 }
 
 fn pause_holds_and_resume_goes_on() -> Result<(), Failed> {
@@ -180,13 +180,12 @@ fn pause_holds_and_resume_goes_on() -> Result<(), Failed> {
         let outcome = (|| {
             for _ in 0..5 {
                 std::thread::sleep(Duration::from_millis(5));
-                check(gate.pause(Duration::from_secs(2)), "the vCPU did not come to rest")?;
+                check(gate.pause(Duration::from_secs(20)), "the vCPU did not come to rest")?;
                 let held = console.text().len();
                 std::thread::sleep(Duration::from_millis(5));
                 check(console.text().len() == held, "a held guest went on")?;
                 gate.resume();
-                std::thread::sleep(Duration::from_millis(5));
-                check(console.text().len() > held, "a resumed guest stands still")?;
+                soon(|| Ok(console.text().len() > held), "a resumed guest stands still")?;
             }
             Ok(())
         })();

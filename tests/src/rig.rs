@@ -23,6 +23,7 @@ use casemate_wire::runner::{FromRunner, GuestNews, ToRunner};
 use casemate_wire::{Channel, codec};
 use command_fds::{CommandFdExt, FdMapping};
 use libtest_mimic::Failed;
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// The runner's uid in tests: nobody's.
 const UID: u32 = 2_000_001;
@@ -320,7 +321,19 @@ fn spawn(vm: &VmPlan, filters: bool, fds: Vec<(String, FdKind, OwnedFd)>) -> Res
     }
     let mut command = Command::new(program("launch-runner")?);
     command.arg(program("casemate-runner")?).arg(UID.to_string()).env_clear().stdin(Stdio::null());
-    Ok(command.fd_mappings(mappings)?.spawn()?)
+    let command = command.fd_mappings(mappings)?;
+    in_new_pid_namespace(|| command.spawn())
+}
+
+/// Starts one program as process 1 of a pid namespace, as in a jail: the runner's filters let it signal process 1 and
+/// nobody else. Not from a thread of its own, as the runner dies with the thread that started it.
+fn in_new_pid_namespace(spawn: impl FnOnce() -> io::Result<Child>) -> Result<Child, Failed> {
+    let own = File::open("/proc/self/ns/pid")?;
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    let child = spawn();
+    // What this thread starts next is in its own namespace again.
+    setns(own, CloneFlags::CLONE_NEWPID)?;
+    Ok(child?)
 }
 
 fn bound(number: i32, name: &str, kind: FdKind, fd: &OwnedFd) -> Result<BoundFd, Failed> {

@@ -60,7 +60,9 @@ impl Jailer {
     fn command(&self, verb: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(verb).arg("--run-dir").arg(&self.dirs.run).arg("--state-dir").arg(&self.dirs.state);
-        command.stdin(Stdio::null());
+        // The jailer takes nothing from the environment, and the warden would keep the caller's, secrets included, as
+        // long as the VM lives.
+        command.env_clear().stdin(Stdio::null());
         command
     }
 

@@ -177,6 +177,23 @@ fn ptrace() -> Verdicts {
 }
 
 #[test]
+fn a_signal_to_process_1_reaches_itself_and_a_signal_to_any_pid_reaches_others() {
+    let of_filter = |when: &[&str]| {
+        let when = when.iter().map(|term| (*term).to_owned()).collect();
+        let call = Call { abi: Abi::X86_64, number: 234, name: Some("tgkill".into()), when, why: vec![] };
+        let mut vms: Vec<Subject> = (0..3).map(vm).collect();
+        let verdicts = Verdicts { calls: vec![call], ..Verdicts::default() };
+        seen(&mut runner_of(&mut vms[2]).threads)[0].filters = Known::Seen(verdicts.into());
+        weak(&of(&vms), 2, 0).iter().any(|layer| layer == "seccomp")
+    };
+    assert!(!of_filter(&["u32(arg0) == 0x1 && u32(arg2) == 0x6", "u32(arg0) == 0x1 && u32(arg2) == 0x22"]));
+    assert!(of_filter(&["u32(arg0) == 0x1 && u32(arg2) == 0x6", "u32(arg2) == 0x22"]));
+    assert!(of_filter(&["u32(arg0) == 0x11"]));
+    assert!(of_filter(&["u32(arg1) == 0x1"]));
+    assert!(of_filter(&[]));
+}
+
+#[test]
 fn a_wider_level_reaches_a_narrower_one_and_not_the_other_way_round() {
     let mut vms: Vec<Subject> = (0..3).map(vm).collect();
     runner_of(&mut vms[2]).label = Known::Seen(Some("u:r:t:s0:c1,c501,c7".into()));
