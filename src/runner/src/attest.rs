@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use casemate_confine::seccomp::{self, Filter};
 use casemate_confine::{Finding, attest_inside, landlock};
 use casemate_plan::RolePlan;
-use casemate_sys::prctl;
+use casemate_sys::prctl::{self, Speculation};
 use casemate_wire::record;
 
 use crate::error::{Error, Step};
@@ -20,8 +20,11 @@ pub fn narrow(plan: &RolePlan, inherited: &[OwnedFd]) -> Result<Vec<record::Find
     prctl::set_not_dumpable().step(NARROW)?;
     prctl::die_with_parent().step(NARROW)?;
     // Both are extra locks of newer kernels: used where there, missed by nothing in the plan.
-    let _ = prctl::deny_write_execute();
-    let _ = prctl::disable_store_bypass();
+    // False where the kernel or the processor has no such thing; the auditor says so.
+    let _known = prctl::deny_write_execute().step(NARROW)?;
+    for what in [Speculation::StoreBypass, Speculation::IndirectBranch] {
+        let _possible = prctl::disable_speculation(what).step(NARROW)?;
+    }
     if plan.landlock_abi > 0 {
         // The token's read-back is repeated by the attestation below, with all others.
         let _held = landlock::apply_fully(plan.landlock_abi).step(NARROW)?;

@@ -51,14 +51,27 @@ pub fn seccomp_mode() -> Result<u32> {
     Ok(mode as u32)
 }
 
-/// Turns speculative store bypass off for good, where this process may choose.
+/// What a processor does ahead of time, and a process may forbid it (prctl(2), Documentation/userspace-api/spec_ctrl.rst).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speculation {
+    /// Loads before older stores (Spectre 4).
+    StoreBypass,
+    /// Indirect branches predicted from what others trained: with it the kernel clears predictions when this thread
+    /// comes and goes, and keeps a sibling hyperthread's apart (Spectre 2 between processes).
+    IndirectBranch,
+}
+
+/// Turns a speculation off for good, for the calling thread and those that it starts.
 /// Returns false where the CPU is not affected or the kernel leaves no choice.
-pub fn disable_store_bypass() -> Result<bool> {
-    let feature = proc::SpeculationFeature::SpeculativeStoreBypass;
+pub fn disable_speculation(what: Speculation) -> Result<bool> {
+    let feature = match what {
+        Speculation::StoreBypass => proc::SpeculationFeature::SpeculativeStoreBypass,
+        Speculation::IndirectBranch => proc::SpeculationFeature::IndirectBranchSpeculation,
+    };
     match proc::control_speculative_feature(feature, proc::SpeculationFeatureControl::FORCE_DISABLE) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::NXIO | rustix::io::Errno::NODEV | rustix::io::Errno::PERM) => Ok(false),
-        Err(error) => Err(error).attempt("disable speculative store bypass"),
+        Err(error) => Err(error).attempt_with(|| format!("disable speculation: {what:?}")),
     }
 }
 
