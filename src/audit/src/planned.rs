@@ -38,6 +38,7 @@ pub fn subject(plan: &Plan, beside: &Beside<'_>) -> Subject {
     Subject {
         kind: Kind::Plan,
         name: plan.sandbox.clone().unwrap_or_else(|| "(unnamed)".into()),
+        file: None,
         processes: vec![runner(plan, beside.facts, &steps), warden(&steps)],
         objects: objects(plan, beside),
         separation: beside.separation.clone().unwrap_or_else(|| Known::unseen(NO_POLICY)),

@@ -156,3 +156,15 @@ pub struct Finding {
     #[serde(flatten)]
     pub check: Check,
 }
+
+impl Finding {
+    /// It does not hold, and that weakens something.
+    pub fn is_failure(&self) -> bool {
+        self.check.verdict == Verdict::Fail && self.severity > Severity::Info
+    }
+
+    /// It does not hold, and that is for information: worth knowing, no failure.
+    pub fn is_note(&self) -> bool {
+        self.check.verdict == Verdict::Fail && self.severity == Severity::Info
+    }
+}

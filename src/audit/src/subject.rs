@@ -72,6 +72,9 @@ pub struct Subject {
     pub kind: Kind,
     /// Untrusted where it is a foreign process's: reports escape it.
     pub name: String,
+    /// The file that was judged, as its user named it: a specification, a policy. `None` for what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// As planned or as seen; none for a policy.
     pub processes: Vec<Process>,
     /// Kernel, initramfs, disks, logs, sockets.

@@ -48,6 +48,7 @@ impl Observer {
         Subject {
             kind: Kind::Host,
             name: if name.is_empty() { "host".into() } else { name },
+            file: None,
             processes: Vec::new(),
             objects: Vec::new(),
             separation: Known::unseen("asked for each sandbox"),

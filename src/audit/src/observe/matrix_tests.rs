@@ -62,6 +62,7 @@ fn vm(n: u32) -> Subject {
     Subject {
         kind: Kind::Vm,
         name: format!("vm{n}"),
+        file: None,
         processes: vec![runner],
         objects: vec![],
         separation: Known::Seen(separation()),

@@ -35,6 +35,7 @@ impl Observer {
         Subject {
             kind: Kind::Process,
             name: command.map_or_else(|| pid.to_string(), |command| format!("{pid} ({command})")),
+            file: None,
             processes: vec![process],
             objects: Vec::new(),
             separation: Known::unseen("asked of the policy for sandboxes alone: `casemate audit policy`"),

@@ -37,6 +37,7 @@ impl Observer {
         Subject {
             kind: Kind::Vm,
             name: record.name.clone(),
+            file: None,
             processes,
             objects: self.objects(vm),
             separation: self.separation_of(record),

@@ -52,6 +52,7 @@ pub fn subject(policy: &Policy, family: &Family, levels: [&str; 2]) -> Result<Su
     Ok(Subject {
         kind: Kind::Policy,
         name: format!("{} ({})", policy.origin(), family.name),
+        file: None,
         processes: Vec::new(),
         objects: Vec::new(),
         separation: Known::Seen(separation(policy, family, levels, None)?),

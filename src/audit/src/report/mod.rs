@@ -105,12 +105,18 @@ impl Report {
 
     /// One sentence, for people.
     pub fn verdict(&self) -> String {
-        let [passed, failed, unknown] = [Verdict::Pass, Verdict::Fail, Verdict::Unknown].map(|v| self.count(v));
+        let [passed, unknown] = [Verdict::Pass, Verdict::Unknown].map(|v| self.count(v));
+        let noted = self.findings.iter().filter(|finding| finding.is_note()).count();
+        let failed = self.count(Verdict::Fail) - noted;
         let mut text = format!("{passed} passed, {failed} failed, {unknown} unknown");
+        if noted > 0 {
+            text.push_str(&format!(", {noted} noted for information"));
+        }
         match self.worst() {
-            Some(worst) => text.push_str(&format!("; the worst is {}", worst.word())),
-            None if passed == 0 => text.push_str("; nothing was looked at"),
-            None if unknown > 0 => text.push_str("; nothing that was looked at failed"),
+            Some(worst) if worst > Severity::Info => text.push_str(&format!("; the worst is {}", worst.word())),
+            _ if passed == 0 => text.push_str("; nothing was looked at"),
+            _ if unknown > 0 => text.push_str("; nothing that was looked at failed"),
+            Some(_) => text.push_str("; nothing failed"),
             None => text.push_str("; everything holds"),
         }
         if !self.waived.is_empty() {
@@ -133,4 +139,4 @@ pub fn kind(kind: Kind) -> &'static str {
 
 #[cfg(test)]
 #[path = "report_tests.rs"]
-mod tests;
+pub(crate) mod tests;

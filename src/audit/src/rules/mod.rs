@@ -14,7 +14,7 @@ mod resources;
 mod seccomp;
 mod selinux;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod uid;
 
 pub use selinux::{LEASED, NO_POLICY};

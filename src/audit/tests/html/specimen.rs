@@ -214,6 +214,7 @@ fn nothing(kind: Kind, name: &str) -> Subject {
     Subject {
         kind,
         name: name.into(),
+        file: None,
         processes: vec![],
         objects: vec![],
         separation: Known::unseen(why),

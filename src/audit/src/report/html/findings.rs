@@ -121,6 +121,7 @@ pub fn passed(report: &Report, tally: &Tally) -> Option<Markup> {
 struct Counts {
     passed: usize,
     failed: usize,
+    noted: usize,
     unknown: usize,
     inapplicable: usize,
 }
@@ -137,6 +138,7 @@ pub fn layers(report: &Report) -> Option<Markup> {
         let counts = counts.entry(subject).or_default().entry(rank(&finding.layer)).or_default();
         match finding.check.verdict {
             Verdict::Pass => counts.passed += 1,
+            Verdict::Fail if finding.is_note() => counts.noted += 1,
             Verdict::Fail => counts.failed += 1,
             Verdict::Unknown => counts.unknown += 1,
             Verdict::Inapplicable => counts.inapplicable += 1,
@@ -147,7 +149,7 @@ pub fn layers(report: &Report) -> Option<Markup> {
         html! {
             div.scroll.tall tabindex="0" role="region" aria-label="Checks by subject and layer" {
                 table.layers {
-                    caption { "Checks by subject and layer" span.fail { (icon("fail")) " failed" } span.unknown { (icon("unknown")) " unknown" } span.pass { (icon("pass")) " passed" } span.inapplicable { (icon("inapplicable")) " not applicable" } }
+                    caption { "Checks by subject and layer" span.fail { (icon("fail")) " failed" } span.unknown { (icon("unknown")) " unknown" } span.info { (icon("info")) " for information" } span.pass { (icon("pass")) " passed" } span.inapplicable { (icon("inapplicable")) " not applicable" } }
                     thead { tr { th scope="col" { "Subject" } @for (_, layer) in &layers { th scope="col" { (Text(layer)) } } } }
                     tbody { @for subject in &order {
                         tr {
@@ -168,12 +170,13 @@ fn cell(counts: Option<&Counts>) -> Markup {
     let verdict = match counts {
         Counts { failed: 1.., .. } => Verdict::Fail,
         Counts { unknown: 1.., .. } => Verdict::Unknown,
-        Counts { passed: 0, .. } => Verdict::Inapplicable,
+        Counts { passed: 0, noted: 0, .. } => Verdict::Inapplicable,
         _ => Verdict::Pass,
     };
     let parts = [
         ("fail", "failed", counts.failed),
         ("unknown", "unknown", counts.unknown),
+        ("info", "for information", counts.noted),
         ("pass", "passed", counts.passed),
         ("inapplicable", "not applicable", counts.inapplicable),
     ];

@@ -146,7 +146,7 @@ fn headline(tally: &Tally) -> &'static str {
         Outcome::Failed(Severity::Critical) => "Critical: confinement is broken",
         Outcome::Failed(Severity::High) => "Failed: a layer does not hold",
         Outcome::Failed(Severity::Medium | Severity::Low) => "Weaknesses were found",
-        Outcome::Failed(Severity::Info) => "Nothing failed that weakens a layer",
+        Outcome::Failed(Severity::Info) => "Nothing failed",
     }
 }
 
@@ -156,7 +156,9 @@ fn verdict(report: &Report, tally: &Tally) -> Markup {
         Outcome::Nothing | Outcome::Incomplete => ("unknown", "unknown"),
         Outcome::Failed(severity) => (severity.word(), severity.word()),
     };
-    let (failed, unknown, passed) = (checks(&tally.failed), checks(&tally.unknown), checks(&tally.passed));
+    let noted = tally.failures(Severity::Info);
+    let failed = checks(&tally.failed) - noted;
+    let (unknown, passed) = (checks(&tally.unknown), checks(&tally.passed));
     html! {
         section.verdict.(tone) aria-labelledby="verdict" {
             div.says {
@@ -164,15 +166,16 @@ fn verdict(report: &Report, tally: &Tally) -> Markup {
                 div {
                     h1 #verdict { (headline(tally)) }
                     p {
-                        (count(failed + unknown + passed, "check")) ": " (number(failed)) " failed, "
+                        (count(failed + noted + unknown + passed, "check")) ": " (number(failed)) " failed, "
+                        @if noted > 0 { (number(noted)) " noted for information, " }
                         (number(unknown)) " could not be made, " (number(passed)) " passed."
                         @if !report.waived.is_empty() { " " a href="#waived" { (count(report.waived.len(), "rule")) " switched off" } " by the profile." }
                         @if tally.outcome == Outcome::Nothing { " An audit that looked at nothing proves nothing." }
                     }
-                    (bar(failed, unknown, passed))
+                    (bar(failed, unknown, noted, passed))
                 }
             }
-            ul.tiles aria-label="Failed and unknown checks by severity" {
+            ul.tiles aria-label="Failed, noted and unknown checks by severity" {
                 @for severity in SEVERITIES {
                     @let n = tally.failures(severity);
                     li.(severity.word()).zero[n == 0] { a href="#findings" { strong { (number(n)) } span { (icon(severity.word())) (severity.word()) } } }
@@ -183,15 +186,16 @@ fn verdict(report: &Report, tally: &Tally) -> Markup {
     }
 }
 
-/// Shares of failed, unknown and passed checks; what is there at all is never thinner than a hair.
-fn bar(failed: usize, unknown: usize, passed: usize) -> Markup {
-    let total = failed + unknown + passed;
+/// Shares of failed, unknown, noted and passed checks; what is there at all is never thinner than a hair.
+fn bar(failed: usize, unknown: usize, noted: usize, passed: usize) -> Markup {
+    let total = failed + unknown + noted + passed;
     let width = |n: usize| if n == 0 { 0 } else { (n * 1000 / total.max(1)).clamp(8, 1000) };
-    let (f, u) = (width(failed), width(unknown));
+    let (f, u, n) = (width(failed), width(unknown), width(noted));
     html! {
         @if total > 0 {
             svg.bar viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true" {
                 rect.pass[passed > 0].none[passed == 0] x="0" y="0" width="1000" height="10" {}
+                rect.info x=(f + u) y="0" width=(n) height="10" {}
                 rect.unknown x=(f) y="0" width=(u) height="10" {}
                 rect.fail x="0" y="0" width=(f) height="10" {}
             }
@@ -251,6 +255,7 @@ fn about(report: &Report) -> Markup {
             ul.key {
                 li.pass { (icon("pass")) strong { "passed" } " what must hold was looked at, and holds." }
                 li.fail { (icon("fail")) strong { "failed" } " it was looked at, and does not hold. The severity is that of the threat." }
+                li.info { (icon("info")) strong { "for information" } " it does not hold, and weakens no layer: noted, not failed." }
                 li.unknown { (icon("unknown")) strong { "unknown" } " it could not be looked at, with the reason. Unknown is never counted as passed." }
                 li.inapplicable { (icon("inapplicable")) strong { "not applicable" } " there is nothing to look at, as labels on a host without SELinux." }
             }

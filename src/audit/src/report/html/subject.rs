@@ -49,18 +49,15 @@ pub fn section(report: &Report, shelf: &Shelf) -> Option<Markup> {
 }
 
 fn badges(report: &Report, subject: &Subject) -> Markup {
-    let failed = |verdict| {
-        report
-            .findings
-            .iter()
-            .filter(|f| f.check.verdict == verdict && f.kind == subject.kind && f.subject == subject.name)
-            .count()
-    };
-    let (fail, unknown) = (failed(Verdict::Fail), failed(Verdict::Unknown));
+    let own = || report.findings.iter().filter(|f| f.kind == subject.kind && f.subject == subject.name);
+    let fail = own().filter(|f| f.is_failure()).count();
+    let noted = own().filter(|f| f.is_note()).count();
+    let unknown = own().filter(|f| f.check.verdict == Verdict::Unknown).count();
     html! {
         @if let Known::Seen(standing) = &subject.standing { span.posture { (Text(&standing.posture)) } }
         @if fail > 0 { span.fail { (icon("fail")) (number(fail)) " failed" } }
         @if unknown > 0 { span.unknown { (icon("unknown")) (number(unknown)) " unknown" } }
+        @if noted > 0 { span.info { (icon("info")) (number(noted)) " for information" } }
     }
 }
 

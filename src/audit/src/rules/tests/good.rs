@@ -203,6 +203,7 @@ pub fn vm(n: u32) -> Subject {
     Subject {
         kind: Kind::Vm,
         name: format!("vm{n}"),
+        file: None,
         processes: vec![runner, warden()],
         objects: vec![
             object("kernel", "/var/lib/casemate/kernel", true, "system_u:object_r:casemate_content_t:s0"),

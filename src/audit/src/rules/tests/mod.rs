@@ -17,6 +17,20 @@ fn judged(subjects: Vec<Subject>) -> Report {
     judge(subjects, &Profile::default(), &Around::default())
 }
 
+/// What every rule says when it is violated.
+pub(crate) fn violated() -> impl Iterator<Item = Report> {
+    specimens::ALL.iter().map(|specimen| judged(spoiled(specimen)))
+}
+
+fn spoiled(specimen: &specimens::Specimen) -> Vec<Subject> {
+    let mut subjects = vec![good::subject(specimen.kind)];
+    if specimen.kind == Kind::Vm {
+        subjects.push(good::vm(2));
+    }
+    (specimen.spoil)(&mut subjects);
+    subjects
+}
+
 fn of(report: &Report, verdict: Verdict) -> Vec<String> {
     let found = report.findings.iter().filter(|finding| finding.check.verdict == verdict);
     found.map(|f| format!("{} {:?}: {} is {}", f.rule, f.kind, f.check.what, f.check.seen)).collect()
@@ -42,12 +56,7 @@ fn what_is_sound_keeps_to_every_rule() {
 fn every_rule_has_a_specimen_that_it_names() {
     let mut covered = BTreeSet::new();
     for specimen in specimens::ALL {
-        let mut subjects = vec![good::subject(specimen.kind)];
-        if specimen.kind == Kind::Vm {
-            subjects.push(good::vm(2));
-        }
-        (specimen.spoil)(&mut subjects);
-        let report = judged(subjects);
+        let report = judged(spoiled(specimen));
         let named = report.findings.iter().any(|f| f.rule == specimen.rule && f.check.verdict == Verdict::Fail);
         assert!(named, "{} ({:?}): {:#?}", specimen.rule, specimen.kind, of(&report, Verdict::Fail));
         let told = report.findings.iter().find(|f| f.rule == specimen.rule && f.check.verdict == Verdict::Fail);

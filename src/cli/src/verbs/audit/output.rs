@@ -160,7 +160,8 @@ fn subject(out: &mut String, mut findings: Vec<&Finding>) {
     findings.sort_by_key(|finding| (rank(finding), std::cmp::Reverse(finding.severity)));
     let mut told = "";
     for finding in findings.iter().filter(|f| f.check.verdict == Verdict::Fail) {
-        let word = format!("FAIL {}", finding.severity.word());
+        let word = if finding.is_note() { "NOTE" } else { "FAIL" };
+        let word = format!("{word} {}", finding.severity.word());
         one(out, finding, &word, severe(finding.severity));
         if finding.rule != told {
             told = &finding.rule;
@@ -208,5 +209,9 @@ fn unknown(out: &mut String, findings: &[&Finding]) {
 }
 
 fn severe(severity: Severity) -> Tone {
-    if severity >= Severity::High { Tone::Bad } else { Tone::Weak }
+    match severity {
+        Severity::Critical | Severity::High => Tone::Bad,
+        Severity::Medium | Severity::Low => Tone::Weak,
+        Severity::Info => Tone::Head,
+    }
 }

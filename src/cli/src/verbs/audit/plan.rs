@@ -45,7 +45,8 @@ pub fn plan(context: &Context, args: &AuditPlanArgs) -> Result<u8> {
         digests: profile.assertions().want_digests(),
         separation: policy.as_ref().map(|policy| answers(policy, &plan)),
     };
-    let subject = planned::subject(&plan, &beside);
+    let mut subject = planned::subject(&plan, &beside);
+    subject.file = Some(args.spec.display().to_string());
     let policy = policy.as_ref().and_then(Known::seen);
     output::tell_by(context, &args.output, &profile, vec![subject], policy)
 }

@@ -212,7 +212,8 @@ impl<'a> Asked<'a> {
         if self.class.is_some() {
             return Err(Failure::new("--class does not go with the question `check`, which asks every class"));
         }
-        let subject = separation::subject(self.policy, &self.family, [&args.from, &args.to]).map_err(failure)?;
+        let mut subject = separation::subject(self.policy, &self.family, [&args.from, &args.to]).map_err(failure)?;
+        subject.file = args.file.as_ref().map(|file| file.display().to_string());
         super::tell(context, &args.output, vec![subject], Some(self.policy))
     }
 
