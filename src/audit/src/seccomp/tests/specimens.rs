@@ -242,6 +242,23 @@ fn what_looks_like_another_answer_is_found() {
     assert_eq!(answers(&with(ERRNO | 0xffff), Abi::X86_64, 1), [Action::Errno(4095)]);
 }
 
+/// An answer of its own for each of many inputs, so that the telling one is lost in the list.
+#[test]
+fn an_answer_is_found_among_however_many() {
+    // Call 3 is handed to a tracer under 32,768 numbers, call 4 to a handler under as many; call 5 looks like success.
+    let of = |action: u32| [load(low(0)), op(0x54, 0x7fff), op(0x44, action), op(0x16, 0)];
+    let mut many = vec![load(NR), jeq(3, 0, 4)];
+    many.extend(of(0x7ff0_0000));
+    many.extend([jeq(4, 0, 4)]);
+    many.extend(of(0x0003_0000));
+    many.extend([jeq(5, 0, 1), ret(ERRNO), ret(KILL)]);
+    let many = judge(&[many]);
+    assert!(has(&many, RemarkId::AsksOthers) && has(&many, RemarkId::ErrnoZero));
+    // 131,072 answers that kill, none of which the kernel knows.
+    let unknown = judge(&[vec![load(low(0)), op(0x54, 0x1_ffff), op(0x44, 0x0010_0000), op(0x16, 0)]]);
+    assert_eq!(unknown.remarks.iter().filter(|remark| remark.id == RemarkId::UnknownAction).count(), 1);
+}
+
 #[test]
 fn numbers_without_a_name_are_told() {
     let verdicts = judge(&[list(&[0, 1, 900])]);
