@@ -109,7 +109,7 @@ impl RunDir {
     /// Does a sandbox of that name still have a journal?
     pub fn has_journal(&self, name: &SandboxId) -> bool {
         let journal = Path::new(name.as_str()).join(casemate_label::journal::JOURNAL);
-        path::open_beneath(self.vms.as_fd(), &journal, OFlags::RDONLY, Mode::empty()).is_ok()
+        path::open_beneath(self.vms.as_fd(), &journal, OFlags::PATH, Mode::empty()).is_ok()
     }
 
     /// Removes a sandbox's directory with the files in it.
@@ -186,7 +186,7 @@ impl SandboxDir {
 
     /// When the record was written, in seconds since the epoch; `None` if there is none.
     pub fn written_at(&self, name: &str) -> Option<u64> {
-        let fd = path::open_beneath(self.fd.as_fd(), Path::new(name), OFlags::RDONLY, Mode::empty()).ok()?;
+        let fd = path::open_beneath(self.fd.as_fd(), Path::new(name), OFlags::PATH, Mode::empty()).ok()?;
         u64::try_from(rustix::fs::fstat(&fd).ok()?.st_mtime).ok()
     }
 
@@ -194,7 +194,8 @@ impl SandboxDir {
     pub fn console_tail(&self, max: usize) -> Option<String> {
         let mut files: Vec<(std::time::SystemTime, Vec<u8>)> = Vec::new();
         for name in casemate_plan::names::CONSOLE_LOG {
-            let fd = path::open_beneath(self.fd.as_fd(), Path::new(name), OFlags::RDONLY, Mode::empty()).ok()?;
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            let fd = path::open_beneath(self.fd.as_fd(), Path::new(name), flags, Mode::empty()).ok()?;
             let mut file = std::fs::File::from(fd);
             let length = file.metadata().ok()?.len();
             let mut bytes = Vec::new();

@@ -153,7 +153,8 @@ impl Journal {
     /// Opens a dead sandbox's journal to undo it. A living warden's lock refuses.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |verb, source| JournalError::Io { verb, path: path.to_owned(), source };
-        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
+        // Non-blocking: a FIFO in its place is not waited for.
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
             .map_err(|e| io("open", e.into()))?;
         lock(&fd, path)?;
@@ -171,7 +172,7 @@ impl Journal {
     /// Reads a journal without locking or changing it: for dry runs and lists.
     pub fn peek(path: &Path) -> Result<Self, JournalError> {
         let io = |verb, source| JournalError::Io { verb, path: path.to_owned(), source };
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
             .map_err(|e| io("open", e.into()))?;
         let mut file = File::from(fd);

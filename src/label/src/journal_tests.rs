@@ -3,6 +3,15 @@ use std::io::Write as _;
 
 use super::*;
 
+#[test]
+fn a_fifo_in_the_place_of_a_journal_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(JOURNAL);
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, Mode::from(0o600), 0).unwrap();
+    assert!(Journal::peek(&path).is_err() && Journal::open(&path).is_err());
+}
+
 fn owner() -> Owner {
     Owner::of_self("a").unwrap()
 }

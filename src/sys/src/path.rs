@@ -120,9 +120,9 @@ pub fn single_component(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads a small file beneath a directory, at most `max` bytes.
+/// Reads a small file beneath a directory, at most `max` bytes. A FIFO in its place is not waited for: it is empty.
 pub fn read_beneath(dir: BorrowedFd<'_>, path: &str, max: usize) -> Result<Vec<u8>> {
-    let fd = open_beneath(dir, Path::new(path), OFlags::RDONLY, Mode::empty())?;
+    let fd = open_beneath(dir, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
     read_to_end(&fd, max).attempt_with(|| format!("read {path}"))
 }
 
@@ -153,6 +153,15 @@ pub(crate) fn read_to_end(fd: &OwnedFd, max: usize) -> std::io::Result<Vec<u8>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(CWD, dir.path().join("fifo"), fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let fd = open_dir(dir.path()).unwrap();
+        assert_eq!(read_beneath(fd.as_fd(), "fifo", 10).unwrap(), b"");
+    }
 
     #[test]
     fn a_symlink_on_the_way_is_refused() {
