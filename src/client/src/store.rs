@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use casemate_spec::SandboxId;
 use casemate_wire::record::{self, Past, Phase, ProcessName, SandboxRecord};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, statat};
 use rustix::io::Errno;
 
 use crate::dirs::Dirs;
@@ -59,8 +60,12 @@ pub struct Entry {
 /// A directory that holds no usable record.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Damaged {
+    /// For people.
     pub name: String,
     pub problem: String,
+    /// When something in it was last made or removed; `None` where that cannot be told.
+    #[serde(skip)]
+    pub modified: Option<SystemTime>,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +121,11 @@ pub fn list(dirs: &Dirs) -> Result<Listing> {
         if name == "." || name == ".." {
             continue;
         }
+        // By the name as it is: what is shown of it may be another.
+        let modified = || {
+            let is = statat(&vms, found.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(is.st_mtime.try_into().ok()?))
+        };
         match load(dirs, &name) {
             Ok(entry) => listing.entries.push(entry),
             // It ended and was removed since.
@@ -125,7 +135,8 @@ pub fn list(dirs: &Dirs) -> Result<Listing> {
                     Error::Record { problem, .. } => problem,
                     other => crate::sanitize::line(&other.to_string(), 300),
                 };
-                listing.damaged.push(Damaged { name: crate::sanitize::line(&name, 80), problem });
+                let name = crate::sanitize::line(&name, 80);
+                listing.damaged.push(Damaged { name, problem, modified: modified() });
             }
         }
     }
@@ -181,6 +192,7 @@ impl SandboxDir {
         let fd = match self.open_file(file) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::INVAL) => return Err(format!("{file} is no regular file")),
             Err(error) => return Err(format!("{file}: {}", std::io::Error::from(error))),
         };
         let mut bytes = Vec::new();
@@ -192,7 +204,7 @@ impl SandboxDir {
         Ok(Some(bytes))
     }
 
-    /// Opens a regular file of the sandbox for reading.
+    /// Opens a regular file of the sandbox for reading; EINVAL for anything else.
     pub fn open_file(&self, file: &str) -> std::result::Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = openat2(&self.fd, file, flags, Mode::empty(), BENEATH)?;

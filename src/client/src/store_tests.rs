@@ -130,6 +130,7 @@ fn hostile_files_are_named_and_do_not_hide_the_others() {
     assert_eq!(listing.damaged.len(), 12, "{:?}", listing.damaged);
     for damaged in &listing.damaged {
         assert!(!damaged.name.contains('\u{1b}') && !damaged.problem.contains('\u{1b}'), "{damaged:?}");
+        assert!(damaged.modified.is_some(), "however its name is shown, {damaged:?}");
     }
     assert!(run.problem("giant").contains("larger than"));
     assert!(run.problem("other").contains("names another sandbox"));

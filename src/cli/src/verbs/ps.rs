@@ -48,7 +48,7 @@ pub fn ps(context: &Context, args: &PsArgs) -> Result<()> {
         table.add_row(row);
     }
     let mut text = table_text(&table);
-    for Damaged { name, problem } in &listing.damaged {
+    for Damaged { name, problem, .. } in &listing.damaged {
         text.push_str(&format!("{name}: no usable record: {problem}\n"));
     }
     for entry in shown.iter().filter(|entry| entry.status.is_alive()) {

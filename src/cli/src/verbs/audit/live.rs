@@ -49,7 +49,7 @@ pub fn host(context: &Context, args: &OutputArgs) -> Result<u8> {
     if subjects.is_empty() {
         say("no sandbox runs here: the host alone is judged");
     }
-    subjects.push(observer.host(&context.dirs.run, &kept(context, &listing), &survey));
+    subjects.push(observer.host(&context.dirs.run, &kept(&listing), &survey));
     tell(context, args, subjects, None)
 }
 
@@ -125,17 +125,39 @@ pub fn survey(context: &Context) -> Known<Survey> {
 }
 
 /// What the records account for.
-fn kept(context: &Context, listing: &Listing) -> Kept {
+fn kept(listing: &Listing) -> Kept {
     let mut kept = Kept::default();
     for entry in listing.entries.iter().filter(|entry| entry.status != Status::Exited) {
         kept.pids.extend(entry.record.runner.iter().chain([&entry.record.warden]).map(|process| process.pid));
         kept.cgroups.extend(entry.record.cgroups.iter().cloned());
     }
-    let is_old = |name: &str| {
-        let made = std::fs::symlink_metadata(context.dirs.sandbox(name)).and_then(|is| is.modified());
-        made.is_ok_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age > YOUNG))
-    };
-    let damaged = listing.damaged.iter().filter(|damaged| is_old(&damaged.name));
+    // Of the future, or of no known time: that is no start's.
+    let is_young = |at: SystemTime| SystemTime::now().duration_since(at).is_ok_and(|age| age <= YOUNG);
+    let damaged = listing.damaged.iter().filter(|damaged| !damaged.modified.is_some_and(is_young));
     kept.left.extend(damaged.map(|d| format!("sandbox {} has no usable record: {}", d.name, d.problem)));
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use casemate_client::store::Damaged;
+
+    #[test]
+    fn a_directory_without_a_record_is_left_over_unless_a_start_may_have_made_it_just_now() {
+        let now = SystemTime::now();
+        let damaged = |name: &str, modified| Damaged { name: name.into(), problem: "none".into(), modified };
+        let listing = Listing {
+            entries: Vec::new(),
+            damaged: vec![
+                damaged("young", Some(now)),
+                damaged("old", Some(now - 2 * YOUNG)),
+                damaged("future", Some(now + 86_400 * YOUNG)),
+                damaged("unknown", None),
+            ],
+        };
+        let left = kept(&listing).left;
+        let of = |name: &str| left.iter().any(|text| text.starts_with(&format!("sandbox {name} has no usable record")));
+        assert!(!of("young") && of("old") && of("future") && of("unknown"), "{left:?}");
+    }
 }
