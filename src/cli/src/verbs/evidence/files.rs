@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use casemate_client::dirs;
@@ -111,7 +111,9 @@ fn by_path(path: &str) -> Result<File, String> {
 /// Through a process's own link, if it is the process that it was, before and after.
 fn by_process(process: &ProcessName, boot: &str, link: &str) -> Result<File, String> {
     let path = format!("/proc/{}/{link}", process.pid);
-    let opened = File::open(&path).map_err(|e| format!("{path}: {e}"));
+    // NONBLOCK: a process may put anything under a number, a FIFO too.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(flags).open(&path).map_err(|e| format!("{path}: {e}"));
     match store::is_alive(process, boot) {
         true => opened,
         false => Err(format!("process {} ended meanwhile", process.pid)),
@@ -188,6 +190,26 @@ mod tests {
             dev: is.dev(),
             ino: is.ino(),
         }
+    }
+
+    #[test]
+    fn a_fifo_under_the_number_of_an_image_is_not_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().canonicalize().unwrap().join("kernel");
+        std::fs::write(&path, "one").unwrap();
+        let fifo = temp.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+        let put = File::options().read(true).custom_flags(nonblock).open(&fifo).unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&put);
+        let bound = BoundFd { number, ..bound(&path) };
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let start_time = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+        let runner = Some(ProcessName { pid: std::process::id(), start_time });
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let held = Held { bound: Some(&bound), runner, boot: &boot };
+        let seen = object("kernel", &path.to_string_lossy(), true, &held);
+        assert_eq!((seen.via.as_str(), seen.digest), ("path", Part::Taken(Digest::of(b"one"))));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub fn check(evidence: &Evidence, originals: &Originals, checks: &mut Checks) {
     checks.equal("the audit is of this sandbox", &subject.name, &evidence.sandbox);
     findings(&report, originals, policy.as_ref(), checks);
     runner(evidence, subject, checks);
-    separation(evidence, subject, policy.as_ref(), checks);
+    separation(subject, policy.as_ref(), checks);
 }
 
 /// The rules again, over the subject as it was seen.
@@ -185,14 +185,13 @@ fn threads(evidence: &Evidence, process: &Process, checks: &mut Checks) {
 }
 
 /// What the policy answers, asked again.
-fn separation(evidence: &Evidence, subject: &Subject, policy: Option<&Policy>, checks: &mut Checks) {
+fn separation(subject: &Subject, policy: Option<&Policy>, checks: &mut Checks) {
     let Some(policy) = policy else { return };
     let what = "the policy answers the same about two such VMs";
     let Known::Seen(told) = &subject.separation else {
         checks.skip(what, subject.separation.why().unwrap_or_default().to_owned());
         return;
     };
-    let _ = evidence;
     let family = casemate_audit::policy::vm::Family::find(policy, Some(&told.family));
     let levels = casemate_audit::observe::OTHERS;
     let again = family
