@@ -7,7 +7,7 @@ use std::path::Path;
 use casemate_sys::facts::cgroup::Layout;
 use casemate_sys::facts::{kernel, selinux};
 
-use super::{Observer, Survey};
+use super::{Observer, Survey, together};
 use crate::subject::{Host, Kind, Known, Subject};
 
 /// Beside the VMs of this run directory, for the orphans.
@@ -44,7 +44,8 @@ impl Observer {
     /// The host itself: collisions of labels, and what nobody alive owns.
     pub fn host(&self, run_dir: &Path, kept: &Kept, survey: &Known<Survey>) -> Subject {
         let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        let leftovers = self.left(run_dir, kept, survey);
+        let leaks = survey.clone().map(|survey| survey.leaks().collect());
+        let leftovers = together([Known::Seen(kept.left.clone()), self.orphans(run_dir, kept), leaks]);
         Subject {
             kind: Kind::Host,
             name: if name.is_empty() { "host".into() } else { name },
@@ -56,22 +57,6 @@ impl Observer {
             host: Known::Seen(self.host_facts().clone()),
             neighbours: survey.clone().map(|survey| survey.collisions().collect()),
             leftovers,
-        }
-    }
-
-    /// What was found stands, whether or not all could be looked at.
-    fn left(&self, run_dir: &Path, kept: &Kept, survey: &Known<Survey>) -> Known<Vec<String>> {
-        let orphans = self.orphans(run_dir, kept);
-        let mut left = kept.left.clone();
-        left.extend(orphans.seen().into_iter().flatten().cloned());
-        left.extend(survey.seen().into_iter().flat_map(Survey::leaks));
-        let unseen = [survey.clone().map(drop), orphans.map(drop)].into_iter().find_map(|part| match part {
-            Known::Unseen(why) => Some(why),
-            Known::Seen(()) => None,
-        });
-        match unseen {
-            Some(why) if left.is_empty() => Known::Unseen(why),
-            _ => Known::Seen(left),
         }
     }
 }

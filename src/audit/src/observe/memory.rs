@@ -22,12 +22,17 @@ pub(super) fn of(view: &ProcessView<'_>, status: &Status<'_>, uid: u32) -> Known
         coredump_filter: filter,
         dumpable: dumpable(view, uid),
         locked: status.locked(),
-        executable_stack: maps.lines().any(|line| line.ends_with("[stack]") && permissions(line).contains('x')),
+        executable_stack: maps.lines().any(executable_stack),
     })
 }
 
 fn permissions(line: &str) -> &str {
     line.split(' ').nth(1).unwrap_or_default()
+}
+
+/// The main thread's stack bears this name alone; that of a file begins with a slash.
+fn executable_stack(line: &str) -> bool {
+    line.split_ascii_whitespace().nth(5) == Some("[stack]") && permissions(line).contains('x')
 }
 
 fn writable_executable(maps: &str) -> Vec<String> {
@@ -54,5 +59,14 @@ mod tests {
         let found = writable_executable(maps);
         assert_eq!(found.len(), 2);
         assert!(found[0].starts_with("7f00-") && found[1].starts_with("7f04-"));
+    }
+
+    #[test]
+    fn a_file_that_is_called_a_stack_is_none() {
+        let stack = |permissions: &str, name: &str| {
+            executable_stack(&format!("7ffc00000000-7ffc00021000 {permissions} 00000000 00:00 0          {name}"))
+        };
+        assert!(stack("rwxp", "[stack]") && !stack("rw-p", "[stack]"));
+        assert!(!stack("r-xp", "/tmp/[stack]") && !stack("r-xp", "/tmp/a [stack]") && !stack("r-xp", ""));
     }
 }

@@ -92,10 +92,38 @@ impl Observer {
     }
 }
 
+/// What was found stands, whether or not all could be looked at; that nothing was found counts only if all could.
+pub(crate) fn together(parts: impl IntoIterator<Item = Known<Vec<String>>>) -> Known<Vec<String>> {
+    let (mut found, mut unseen) = (Vec::new(), None);
+    for part in parts {
+        match part {
+            Known::Seen(more) => found.extend(more),
+            Known::Unseen(why) => unseen = unseen.or(Some(why)),
+        }
+    }
+    match unseen {
+        Some(why) if found.is_empty() => Known::Unseen(why),
+        _ => Known::Seen(found),
+    }
+}
+
 /// The value, or attempt and reason in one sentence.
 pub(crate) fn known<T>(result: sys::Result<T>) -> Known<T> {
     match result {
         Ok(value) => Known::Seen(value),
         Err(error) => Known::Unseen(error.report()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_was_found_only_where_everything_was_looked_at() {
+        let seen = |texts: &[&str]| Known::Seen(texts.iter().map(|text| (*text).to_owned()).collect());
+        assert_eq!(together([seen(&[]), seen(&[])]), seen(&[]));
+        assert_eq!(together([seen(&[]), Known::unseen("why"), Known::unseen("more")]), Known::unseen("why"));
+        assert_eq!(together([seen(&["a"]), Known::unseen("why"), seen(&["b"])]), seen(&["a", "b"]));
     }
 }

@@ -80,9 +80,11 @@ impl Observer {
             let inner = fs::read_dir(&parent).into_iter().flatten().flatten();
             let dirs =
                 inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
-            left.extend(dirs.filter(|dir| !known(dir) && is_idle(dir)));
+            let idle = dirs.filter(|dir| !known(dir) && is_idle(dir));
+            let names = idle.filter_map(|dir| Some(dir.file_name()?.to_string_lossy().into_owned())).collect();
+            left.extend(told(&parent, names));
         }
-        left.iter().map(|dir| format!("cgroup {} is empty, and no record names it", dir.display())).collect()
+        left
     }
 
     fn cgroup_parents(&self, kept: &Kept) -> BTreeSet<PathBuf> {
@@ -100,8 +102,38 @@ impl Observer {
     }
 }
 
+/// One sentence for all of a parent: a crowd that died leaves hundreds.
+fn told(parent: &Path, mut names: Vec<String>) -> Option<String> {
+    const NAMED: usize = 4;
+    names.sort();
+    let which = match names.len() {
+        0 => return None,
+        1..=NAMED => names.join(", "),
+        many => format!("{} and {} more", names[..NAMED].join(", "), many - NAMED),
+    };
+    Some(format!("empty cgroups below {} that no record names (what to do: rmdir them): {which}", parent.display()))
+}
+
 fn is_idle(dir: &Path) -> bool {
     let made = fs::metadata(dir).and_then(|is| is.modified()).ok();
     let old = made.and_then(|made| SystemTime::now().duration_since(made).ok()).is_some_and(|age| age > YOUNG);
     old && fs::read_to_string(dir.join("cgroup.procs")).is_ok_and(|procs| procs.trim().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_of_empty_cgroups_is_one_sentence() {
+        let names = |count: usize| (0..count).rev().map(|n| format!("vm{n}")).collect::<Vec<_>>();
+        let parent = Path::new("/sys/fs/cgroup/casemate");
+        assert_eq!(told(parent, names(0)), None);
+        assert!(
+            told(parent, names(2))
+                .unwrap()
+                .ends_with("/casemate that no record names (what to do: rmdir them): vm0, vm1")
+        );
+        assert!(told(parent, names(300)).unwrap().ends_with("vm0, vm1, vm10, vm100 and 296 more"));
+    }
 }

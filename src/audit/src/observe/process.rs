@@ -14,6 +14,8 @@ use crate::subject::{Kind, Known, Landlock, Process, Subject, Thread};
 
 /// Threads are listed again until no new one shows: one that is born meanwhile is not to escape.
 const ROUNDS: usize = 8;
+/// Bytes of a mount table: 100,000 mounts (fs.mount-max) of a line of some 150; a container's overlays have longer ones.
+const MOST_MOUNTS: usize = 32 << 20;
 
 /// Whom to look at.
 pub(super) struct Target<'a> {
@@ -30,7 +32,9 @@ impl Observer {
     pub fn process(&self, pid: u32) -> Subject {
         let target = Target { role: "process", pid, start_time: None, planned: &[], landlock: landlock::foreign() };
         let process = self.look(&target);
-        let command = process.threads.seen().and_then(|threads| threads.first()).map(|thread| thread.name.clone());
+        // Its first thread may have any number: those of the others may have begun anew at the bottom.
+        let leader = |threads: &Vec<Thread>| threads.iter().find(|thread| thread.tid == Some(pid)).cloned();
+        let command = process.threads.seen().and_then(leader).map(|thread| thread.name);
         let why = || Known::unseen("this is no sandbox of Casemate's");
         Subject {
             kind: Kind::Process,
@@ -85,7 +89,7 @@ impl Observer {
             cgroups: self.cgroups(&view, &tids),
             rlimits: parsed(view.read("limits"), tables::limits),
             fds: fds::of(&view, target.planned, self.selinux),
-            mounts: parsed(view.read("mountinfo"), tables::mounts),
+            mounts: parsed(view.read_at_most("mountinfo", MOST_MOUNTS), tables::mounts),
             environment: known(view.read("environ")).map(|text| tables::environment(&text)),
             memory: uid
                 .map_or_else(|| Known::unseen("its threads cannot be read"), |uid| memory::of(&view, &status, uid)),

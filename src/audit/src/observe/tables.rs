@@ -30,8 +30,9 @@ pub(super) fn mounts(text: &str) -> Result<Vec<Mount>, String> {
         let mut right = right.split(' ');
         let (kind, whole) = (right.next()?, right.nth(1)?);
         let mut options: BTreeSet<String> = options.split(',').map(str::to_owned).collect();
-        // A file system that is read-only as a whole is so at every point.
-        if whole.split(',').any(|option| option == "ro") && options.remove("rw") {
+        // A file system that is read-only as a whole is so at every point. The kernel says that first (show_mountinfo in
+        // fs/proc_namespace.c); what follows are options of the file system's own, whatever they are called.
+        if whole.split(',').next() == Some("ro") && options.remove("rw") {
             options.insert("ro".into());
         }
         Some(Mount { point: point.to_owned(), kind: kind.to_owned(), options })
@@ -65,10 +66,11 @@ mod tests {
 
     #[test]
     fn mounts_keep_hostile_names_as_text() {
-        let text = "1 0 0:1 / / rw,nosuid - tmpfs x ro,size=4k\n2 1 0:2 / /a\\040-\\040b ro shared:1 - ext4 /dev/x rw";
+        let text = "1 0 0:1 / / rw,nosuid - tmpfs x ro,size=4k\n2 1 0:2 / /a\\040-\\040b ro shared:1 - ext4 /dev/x rw\n3 1 0:3 / /c rw - x x rw,ro";
         let mounts = mounts(text).unwrap();
         assert!(mounts[0].options.contains("ro") && !mounts[0].options.contains("rw"));
         assert_eq!((mounts[1].point.as_str(), mounts[1].kind.as_str()), ("/a\\040-\\040b", "ext4"));
+        assert!(mounts[2].options.contains("rw"), "what a file system calls its own option makes it no less writable");
         assert!(super::mounts("nonsense").is_err());
         assert!(super::mounts("").unwrap().is_empty());
     }

@@ -1,16 +1,21 @@
 //! A live sandbox as a [`Subject`]: from its record, /proc and its files.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use casemate_sys::facts::kernel;
 use casemate_sys::path;
+use casemate_sys::process::errno;
 use casemate_wire::record::{Finding, ProcessName, SandboxRecord};
 
 use super::objects::{File, plain};
 use super::process::Target;
-use super::{Observer, Survey, landlock};
+use super::{Observer, Survey, landlock, together};
 use crate::subject::{Kind, Known, Landlock, Object, Process, Standing, Subject};
+
+/// Bytes of a list of processes: 100,000 of them.
+const MOST_PROCS: usize = 1 << 20;
 
 /// A sandbox as its record tells of it.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +32,8 @@ pub struct LiveVm<'a> {
 impl Observer {
     pub fn vm(&self, vm: &LiveVm<'_>, survey: &Known<Survey>) -> Subject {
         let record = vm.record;
-        let (processes, mut left) = self.roles(vm);
-        left.extend(self.strays(record, &processes));
+        let (processes, left) = self.roles(vm);
+        let strays = strays(record, &processes);
         let surveyed = survey.clone().map(|survey| (survey.collisions_of(&record.name), survey.leaks_of(&record.name)));
         let (neighbours, leaks) = match surveyed {
             Known::Seen((collisions, leaks)) => (Known::Seen(collisions), Known::Seen(leaks)),
@@ -44,14 +49,7 @@ impl Observer {
             standing: Known::Seen(standing(vm, survey.seen())),
             host: Known::Seen(self.host_facts().clone()),
             neighbours,
-            // What was found here stands, whether or not the ledger could be asked.
-            leftovers: match leaks {
-                Known::Unseen(why) if left.is_empty() => Known::Unseen(why),
-                leaks => {
-                    left.extend(leaks.seen().cloned().unwrap_or_default());
-                    Known::Seen(left)
-                }
-            },
+            leftovers: together([Known::Seen(left), strays, leaks]),
         }
     }
 
@@ -85,20 +83,6 @@ impl Observer {
         (seen, left)
     }
 
-    /// Whoever is in the sandbox's cgroups and is not its runner.
-    fn strays(&self, record: &SandboxRecord, processes: &[Process]) -> Vec<String> {
-        let mut found = std::collections::BTreeSet::new();
-        for dir in record.cgroups.iter().filter_map(|dir| plain(dir)) {
-            let Ok(fd) = path::open_dir(&dir) else { continue };
-            let Ok(bytes) = path::read_beneath(fd.as_fd(), "cgroup.procs", 1 << 20) else { continue };
-            found.extend(String::from_utf8_lossy(&bytes).lines().filter_map(|line| line.parse::<u32>().ok()));
-        }
-        let ours = |pid: &u32| processes.iter().any(|process| process.pid == Some(*pid));
-        // 0 is a process of another pid namespace than ours.
-        let strange = found.into_iter().filter(|pid| !ours(pid) && *pid != 0);
-        strange.map(|pid| format!("process {pid} is in the cgroup of {} and is no role of its", record.name)).collect()
-    }
-
     /// What the user named, with labels; and what was made for it: logs and sockets.
     fn objects(&self, vm: &LiveVm<'_>) -> Vec<Object> {
         let record = vm.record;
@@ -129,6 +113,27 @@ impl Observer {
         }
         objects
     }
+}
+
+/// Whoever is in the sandbox's cgroups and is not its runner.
+fn strays(record: &SandboxRecord, processes: &[Process]) -> Known<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for dir in record.cgroups.iter().filter_map(|dir| plain(dir)) {
+        let procs = path::open_dir(&dir).and_then(|fd| path::read_beneath(fd.as_fd(), "cgroup.procs", MOST_PROCS));
+        match procs {
+            Ok(bytes) => {
+                found.extend(String::from_utf8_lossy(&bytes).lines().filter_map(|line| line.parse::<u32>().ok()));
+            }
+            // Removed, and nobody is in it.
+            Err(error) if matches!(error.errno(), Some(errno::ENOENT | errno::ENODEV)) => {}
+            Err(error) => return Known::Unseen(error.report()),
+        }
+    }
+    let ours = |pid: &u32| processes.iter().any(|process| process.pid == Some(*pid));
+    // 0 is a process of another pid namespace than ours.
+    let strange = found.into_iter().filter(|pid| !ours(pid) && *pid != 0);
+    let told = |pid| format!("process {pid} is in the cgroup of {} and is no role of its", record.name);
+    Known::Seen(strange.map(told).collect())
 }
 
 fn standing(vm: &LiveVm<'_>, survey: Option<&Survey>) -> Standing {

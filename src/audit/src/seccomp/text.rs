@@ -66,9 +66,14 @@ fn write_table(out: &mut String, table: &Table, calls: &[Call]) -> std::fmt::Res
     Ok(())
 }
 
+/// A hostile filter may have tens of thousands.
 fn listed(answers: &[Action]) -> String {
+    const SHOWN: usize = 12;
     let mut texts: Vec<String> = answers.iter().map(Action::to_string).collect();
     texts.sort();
     texts.dedup();
-    texts.join(" or ")
+    match texts.len().checked_sub(SHOWN) {
+        None | Some(0) => texts.join(" or "),
+        Some(more) => format!("{} or one of {more} more", texts[..SHOWN].join(" or ")),
+    }
 }

@@ -254,6 +254,7 @@ fn an_answer_is_found_among_however_many() {
     many.extend([jeq(5, 0, 1), ret(ERRNO), ret(KILL)]);
     let many = judge(&[many]);
     assert!(has(&many, RemarkId::AsksOthers) && has(&many, RemarkId::ErrnoZero));
+    assert!(render(&many).lines().all(|line| line.len() < 1000), "a list of so many is cut");
     // 131,072 answers that kill, none of which the kernel knows.
     let unknown = judge(&[vec![load(low(0)), op(0x54, 0x1_ffff), op(0x44, 0x0010_0000), op(0x16, 0)]]);
     assert_eq!(unknown.remarks.iter().filter(|remark| remark.id == RemarkId::UnknownAction).count(), 1);
