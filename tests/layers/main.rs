@@ -13,6 +13,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const FLOORS: &[(&str, u8)] = &[
     ("casemate-spec", 0),
     ("casemate-sys", 0),
+    ("casemate-visible", 0),
     ("casemate-filters", 1),
     ("casemate-plan", 1),
     ("casemate-wire", 1),

@@ -1,7 +1,9 @@
 //! Guest bytes for a terminal that the guest was not given: control characters are shown, not sent.
 //!
 //! Passed: printable Unicode, newline, tab, carriage return. All else (escape sequences in both their encodings,
-//! direction overrides, broken UTF-8) becomes visible text.
+//! direction overrides, broken UTF-8) becomes visible text. A single line for people, as a name or a message, is [`line`]'s.
+
+pub use casemate_visible::line;
 
 /// Works across reads: a character that is cut off waits for its rest.
 #[derive(Debug, Default)]
@@ -64,17 +66,6 @@ fn show(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// One line of text for people, from anybody: no control characters at all, at most `max` characters.
-pub fn line(text: &str, max: usize) -> String {
-    let mut out = Vec::new();
-    let mut cut: String = text.chars().take(max).collect();
-    if cut.len() < text.len() {
-        cut.push('…');
-    }
-    show(&cut.replace(['\n', '\r', '\t'], " "), &mut out);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,12 +96,6 @@ mod tests {
             assert_eq!(whole(&[&text[..at], &text[at..]]).as_bytes(), text);
         }
         assert_eq!(whole(&[b"\xf0\x9f"]), "\\xf0\\x9f");
-    }
-
-    #[test]
-    fn a_line_is_one_line() {
-        assert_eq!(line("a\nb\x1b[2J", 80), "a b^[[2J");
-        assert_eq!(line("abcdef", 3), "abc…");
     }
 
     proptest::proptest! {

@@ -3,10 +3,10 @@
 pub mod html;
 pub mod junit;
 pub mod sarif;
-pub mod visible;
 
 use std::collections::BTreeMap;
 
+pub use casemate_visible as visible;
 use serde::{Deserialize, Serialize};
 
 use crate::rule::{Finding, Severity, Verdict};

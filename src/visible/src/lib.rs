@@ -1,17 +1,24 @@
 //! Text from anybody, made harmless for every form of output: one line, nothing that a terminal, an XML parser or a reader's
-//! eye takes for something else.
+//! eye takes for something else. Names of processes, paths, messages of a guest's agent: everything that this program shows
+//! and did not write itself comes through here.
+#![forbid(unsafe_code)]
 
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// Longest text that a report repeats, in characters.
 pub const MAX: usize = 2000;
 
-/// Control characters as `^[` and `\u{9b}`, direction overrides and invisible characters by number, and no more than [`MAX`].
-/// The result holds no character that XML 1.0 forbids.
+/// [`line`] of the length that a report repeats.
 pub fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
+    line(text, MAX)
+}
+
+/// Control characters as `^[` and `\u{9b}`, direction overrides and invisible characters by number, and no more than `max`
+/// characters of the text. The result holds no character that XML 1.0 forbids.
+pub fn line(text: &str, max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(4 * max));
     for (at, c) in text.chars().enumerate() {
-        if at == MAX {
+        if at == max {
             out.push('…');
             break;
         }
@@ -30,7 +37,7 @@ pub fn visible(text: &str) -> String {
 }
 
 /// Whether a character has no picture of its own, or changes those around it.
-pub(crate) fn hidden(c: char) -> bool {
+pub fn hidden(c: char) -> bool {
     use GeneralCategory as G;
     match c {
         ' '..='~' => return false,
@@ -73,6 +80,7 @@ mod tests {
         assert_eq!(visible("grün 日本 🦀"), "grün 日本 🦀");
         assert_eq!(visible("\u{ffff}\u{0}\u{1fffe}"), "<U+FFFF>^@<U+1FFFE>");
         assert_eq!(visible(&"x".repeat(MAX + 5)).chars().count(), MAX + 1);
+        assert_eq!((line("abcdef", 3), line("abc", 3)), ("abc…".to_owned(), "abc".to_owned()));
         let every = (0..=0x10_ffff).filter_map(char::from_u32).map(|c| visible(&c.to_string()));
         for text in every {
             assert!(text.chars().all(|c| !c.is_control()), "{text:?}");
