@@ -25,7 +25,7 @@ pub fn judge(subjects: Vec<Subject>, profile: &Profile, around: &Around<'_>) -> 
     for subject in &subjects {
         for rule in rules::all().filter(|rule| rule.kinds.contains(&subject.kind)) {
             let Some(selected) = profile.rule(rule.id) else { continue };
-            let scope = Scope { parameters: &selected.parameters, crowd: &crowd };
+            let scope = Scope { profile, parameters: &selected.parameters, crowd: &crowd };
             let checks = asked(rule, subject, &scope);
             findings.extend(checks.into_iter().map(|check| finding(rule, selected.severity, subject, check)));
         }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::crowd::Crowd;
+use crate::profile::Profile;
 use crate::subject::{Kind, Subject};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,6 +120,8 @@ pub type Parameters = toml::Table;
 
 /// What a rule is given beside its subject.
 pub struct Scope<'a> {
+    pub profile: &'a Profile,
+    /// Those of the rule that is asked.
     pub parameters: &'a Parameters,
     /// What all subjects have together.
     pub crowd: &'a Crowd,
@@ -127,8 +130,12 @@ pub struct Scope<'a> {
 impl Scope<'_> {
     /// A list of words; empty if there is no such parameter (the tests look for that).
     pub fn words(&self, name: &str) -> Vec<&str> {
-        let list = self.parameters.get(name).and_then(toml::Value::as_array);
-        list.map(|list| list.iter().filter_map(toml::Value::as_str).collect()).unwrap_or_default()
+        words(self.parameters, name)
+    }
+
+    /// Another rule's list of words; `None` where the profile does not ask it.
+    pub fn words_of(&self, rule: &str, name: &str) -> Option<Vec<&str>> {
+        self.profile.rule(rule).map(|selected| words(&selected.parameters, name))
     }
 
     pub fn number(&self, name: &str) -> u64 {
@@ -139,6 +146,11 @@ impl Scope<'_> {
     pub fn word(&self, name: &str) -> &str {
         self.parameters.get(name).and_then(toml::Value::as_str).unwrap_or_default()
     }
+}
+
+fn words<'a>(parameters: &'a Parameters, name: &str) -> Vec<&'a str> {
+    let list = parameters.get(name).and_then(toml::Value::as_array);
+    list.map(|list| list.iter().filter_map(toml::Value::as_str).collect()).unwrap_or_default()
 }
 
 /// A rule's answer for one subject, for reports.

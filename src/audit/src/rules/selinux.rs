@@ -1,12 +1,12 @@
-//! SELinux: what the policy answers for two VMs, and what the host makes of it.
+//! SELinux: what the policy answers for two VMs (`separation`), what labels they bear (`labels`), and whether the host
+//! enforces.
 
-use std::collections::BTreeMap;
+mod labels;
+mod separation;
 
-use super::common::{ALL_OF_A_VM, each, named, selinux_is_off};
-use crate::crowd::{level_of, type_of};
-use crate::policy::constraint::Level;
+use super::common::ALL_OF_A_VM;
 use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity};
-use crate::subject::{Kind, Known, Object, Separation, Subject};
+use crate::subject::{Kind, Known, Subject};
 
 const ASKED: &[Kind] = &[Kind::Policy, Kind::Plan, Kind::Vm];
 const LAYER: &str = "selinux";
@@ -67,7 +67,7 @@ pub static RULES: &[Rule] = &[
         remedy: "semanage permissive -d the domain",
         kinds: ASKED,
         parameters: &[],
-        check: domain_enforced,
+        check: separation::domain_enforced,
     },
     Rule {
         id: "selinux.no-reach",
@@ -82,7 +82,7 @@ pub static RULES: &[Rule] = &[
             what: "permissions that count as use of another VM's object; the rest is judged by selinux.no-rest",
             default: Initial::Words(&HARMFUL),
         }],
-        check: no_reach,
+        check: separation::no_reach,
     },
     Rule {
         id: "selinux.no-rest",
@@ -97,7 +97,7 @@ pub static RULES: &[Rule] = &[
             what: "`object class:permission` that may be left open, as `image file:getattr`",
             default: Initial::Words(&[]),
         }],
-        check: no_rest,
+        check: separation::no_rest,
     },
     Rule {
         id: "selinux.mcs-covers",
@@ -121,7 +121,7 @@ pub static RULES: &[Rule] = &[
                 "process",
             ]),
         }],
-        check: mcs_covers,
+        check: separation::mcs_covers,
     },
     Rule {
         id: "selinux.no-flows",
@@ -143,7 +143,7 @@ pub static RULES: &[Rule] = &[
                 "casemate_runner_t:s0 unix_stream_socket",
             ]),
         }],
-        check: no_flows,
+        check: separation::no_flows,
     },
     Rule {
         id: "selinux.entries",
@@ -158,7 +158,7 @@ pub static RULES: &[Rule] = &[
             what: "domains that may become a VM",
             default: Initial::Words(ENTRIES),
         }],
-        check: entries,
+        check: separation::entries,
     },
     Rule {
         id: "selinux.others",
@@ -202,7 +202,7 @@ pub static RULES: &[Rule] = &[
                 ]),
             },
         ],
-        check: others,
+        check: separation::others,
     },
     Rule {
         id: "selinux.booleans",
@@ -217,7 +217,7 @@ pub static RULES: &[Rule] = &[
             what: "booleans that may be as they are",
             default: Initial::Words(&[]),
         }],
-        check: booleans,
+        check: separation::booleans,
     },
     Rule {
         id: "selinux.two-categories",
@@ -228,7 +228,7 @@ pub static RULES: &[Rule] = &[
         remedy: "start the VM again without a fixed level; casemate repair frees what is left",
         kinds: ALL_OF_A_VM,
         parameters: &[],
-        check: two_categories,
+        check: labels::two_categories,
     },
     Rule {
         id: "selinux.level-exclusive",
@@ -239,7 +239,7 @@ pub static RULES: &[Rule] = &[
         remedy: "stop one of the two; casemate labels --check shows who has the level",
         kinds: ALL_OF_A_VM,
         parameters: &[],
-        check: level_exclusive,
+        check: labels::level_exclusive,
     },
     Rule {
         id: "selinux.process-label",
@@ -254,7 +254,7 @@ pub static RULES: &[Rule] = &[
             what: "types that a VM's process may have",
             default: Initial::Words(&["casemate_runner_t", "svirt_t", "container_kvm_t"]),
         }],
-        check: process_label,
+        check: labels::process_label,
     },
     Rule {
         id: "selinux.object-labels",
@@ -265,7 +265,7 @@ pub static RULES: &[Rule] = &[
         remedy: "stop the VM and start it again; casemate labels FILE says who else labelled it",
         kinds: &[Kind::Vm],
         parameters: &[],
-        check: object_labels,
+        check: labels::object_labels,
     },
 ];
 
@@ -291,192 +291,4 @@ fn enforcing(subject: &Subject, _: &Scope) -> Vec<Check> {
         Known::Seen(host) => Check::judged(host.selinux == "enforcing", "the host", "enforcing", host.selinux.clone()),
         Known::Unseen(why) => Check::unknown("the host", "enforcing", why.clone()),
     }]
-}
-
-/// The policy's answers, judged; a host without SELinux and a plan without a policy have none.
-fn asked(subject: &Subject, expected: &str, judge: impl FnOnce(&Separation) -> Check) -> Vec<Check> {
-    vec![match &subject.separation {
-        Known::Seen(separation) => judge(separation),
-        Known::Unseen(_) if selinux_is_off(subject) == Ok(true) => {
-            Check::inapplicable("the policy", "the host has no SELinux (selinux.present)")
-        }
-        Known::Unseen(why) if subject.kind == Kind::Plan && why == NO_POLICY => {
-            Check::inapplicable("the policy", NO_POLICY)
-        }
-        Known::Unseen(why) => Check::unknown("the policy", expected, why.clone()),
-    }]
-}
-
-fn domain_enforced(subject: &Subject, _: &Scope) -> Vec<Check> {
-    let expected = "not a permissive domain";
-    asked(subject, expected, |policy| {
-        let seen = if policy.permissive_domain { "permissive" } else { "not permissive" };
-        Check::judged(!policy.permissive_domain, policy.runner.clone(), expected, seen)
-    })
-}
-
-fn permission_of(line: &str) -> &str {
-    line.rsplit(':').next().unwrap_or_default()
-}
-
-fn no_reach(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "no use of another VM's objects";
-    let harmful = scope.words("harmful");
-    asked(subject, expected, |policy| {
-        let found: Vec<String> =
-            policy.reach.iter().filter(|line| harmful.contains(&permission_of(line))).cloned().collect();
-        Check::none_of(&found, format!("{} on {}", policy.runner, policy.other_image), expected)
-    })
-}
-
-fn no_rest(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "nothing else on another VM's objects";
-    let (harmful, allowed) = (HARMFUL, scope.words("allowed"));
-    asked(subject, expected, |policy| {
-        let rest = policy.reach.iter().filter(|line| !harmful.contains(&permission_of(line)));
-        let found: Vec<String> = rest.filter(|line| !allowed.contains(&line.as_str())).cloned().collect();
-        Check::none_of(&found, format!("{} on {}", policy.runner, policy.other_image), expected)
-    })
-}
-
-fn mcs_covers(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "held back by categories";
-    asked(subject, expected, |policy| {
-        let wanted = scope.words("classes");
-        let found: Vec<String> =
-            policy.unconstrained.iter().filter(|class| wanted.contains(&class.as_str())).cloned().collect();
-        Check::none_of(&found, format!("classes {}", wanted.join(" ")), expected)
-    })
-}
-
-fn no_flows(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "nothing that one VM writes and another reads";
-    asked(subject, expected, |policy| {
-        let allowed = scope.words("allowed");
-        let found: Vec<String> =
-            policy.flows.iter().filter(|flow| !allowed.contains(&flow.as_str())).cloned().collect();
-        Check::none_of(&found, format!("{} to {}", policy.runner, policy.other_runner), expected)
-    })
-}
-
-fn entries(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "only domains that start VMs";
-    asked(subject, expected, |policy| {
-        let allowed = scope.words("allowed");
-        let found: Vec<String> =
-            policy.entries.iter().filter(|from| !allowed.contains(&from.as_str())).cloned().collect();
-        Check::none_of(&found, format!("ways into {}", policy.runner), expected)
-    })
-}
-
-/// Lines are `domain object class:permission`.
-fn others(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "only domains that are known";
-    asked(subject, expected, |policy| {
-        let (deeds, allowed) = (scope.words("deeds"), scope.words("allowed"));
-        let mut domains: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for line in policy.others.iter().filter(|line| deeds.contains(&permission_of(line))) {
-            let (domain, right) = line.split_once(' ').unwrap_or((line, ""));
-            if !allowed.contains(&domain) {
-                domains.entry(domain).or_default().push(right);
-            }
-        }
-        let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        for (domain, rights) in domains {
-            alike.entry(rights.join(" ")).or_default().push(domain);
-        }
-        let found: Vec<String> =
-            alike.iter().map(|(rights, domains)| format!("{} ({rights})", domains.join(" "))).collect();
-        Check::none_of(&found, format!("who may touch {} and {}", policy.runner, policy.image), expected)
-    })
-}
-
-fn booleans(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "no boolean widens it";
-    asked(subject, expected, |policy| {
-        let allowed = scope.words("allowed");
-        let wide = policy.booleans.iter().filter(|(name, widens)| **widens && !allowed.contains(&name.as_str()));
-        let found: Vec<String> = wide.map(|(name, _)| name.clone()).collect();
-        Check::none_of(&found, format!("booleans of {}", policy.runner), expected)
-    })
-}
-
-fn two_categories(subject: &Subject, _: &Scope) -> Vec<Check> {
-    let expected = "s0 and exactly two categories";
-    each(
-        subject,
-        expected,
-        |process| &process.label,
-        |process, label| {
-            let Some(label) = label else {
-                return vec![Check::inapplicable(named(process), "the host has no SELinux (selinux.present)")];
-            };
-            let level = level_of(label).unwrap_or_default();
-            if subject.kind == Kind::Plan && level == format!("s0:{LEASED}") {
-                return vec![Check::judged(true, named(process), expected, "a pair is leased at the start")];
-            }
-            let pair = Level::parse(level).is_some_and(|level| level.categories.len() == 2);
-            vec![Check::judged(pair, named(process), expected, label.clone())]
-        },
-    )
-}
-
-fn level_exclusive(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let expected = "no other VM at this level";
-    each(
-        subject,
-        expected,
-        |process| &process.label,
-        |process, label| {
-            let shared = subject.standing.seen().is_some_and(|standing| standing.level_shared);
-            let Some(label) = label else {
-                return vec![Check::inapplicable(named(process), "the host has no SELinux (selinux.present)")];
-            };
-            if subject.kind == Kind::Plan {
-                let seen = if shared { "level_shared is asked for" } else { "exclusive" };
-                return vec![Check::judged(!shared, named(process), expected, seen)];
-            }
-            let level = level_of(label).unwrap_or_default();
-            let mut found: Vec<String> =
-                scope.crowd.with_level(level, &subject.name).into_iter().map(|vm| format!("{vm} at {level}")).collect();
-            if shared {
-                found.push("it was started with level_shared".into());
-            }
-            vec![Check::none_of(&found, format!("{} at {level}", named(process)), expected)]
-        },
-    )
-}
-
-fn process_label(subject: &Subject, scope: &Scope) -> Vec<Check> {
-    let types = scope.words("types");
-    let expected = format!("one of {}", types.join(", "));
-    each(
-        subject,
-        &expected,
-        |process| &process.label,
-        |process, label| {
-            vec![match label {
-                None => Check::inapplicable(named(process), "the host has no SELinux (selinux.present)"),
-                Some(label) => {
-                    let holds = type_of(label).is_some_and(|type_| types.contains(&type_));
-                    Check::judged(holds, named(process), expected.as_str(), label.clone())
-                }
-            }]
-        },
-    )
-}
-
-fn object_labels(subject: &Subject, _: &Scope) -> Vec<Check> {
-    let judge = |object: &Object| {
-        let what = format!("{} at {}", object.name, object.path);
-        match (&object.label, &object.wanted) {
-            (Known::Seen(_), None) => Check::inapplicable(what, "no label was planned for it"),
-            (Known::Seen(label), Some(wanted)) => {
-                let seen = label.clone().unwrap_or_else(|| "none".into());
-                Check::judged(seen == *wanted, what, wanted.clone(), seen)
-            }
-            (Known::Unseen(why), wanted) => Check::unknown(what, wanted.clone().unwrap_or_default(), why.clone()),
-        }
-    };
-    subject.objects.iter().map(judge).collect()
 }

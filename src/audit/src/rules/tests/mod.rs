@@ -199,6 +199,23 @@ fn no_filter_passes_for_nothing() {
     assert!(failed.iter().any(|f| f.starts_with("seccomp.on-every-thread") && f.contains("mode 0")), "{failed:?}");
 }
 
+/// What a profile takes out of the one rule falls to the other: nothing that is open between two VMs is judged by neither.
+#[test]
+fn what_is_not_called_harmful_is_judged_as_the_rest() {
+    let failed = |profile: &str| -> Vec<String> {
+        let mut subject = good::subject(Kind::Policy);
+        let Known::Seen(separation) = &mut subject.separation else { panic!("a sound policy answers") };
+        separation.reach.push("image file:read".into());
+        let profile = Profile::parse(profile, "org").unwrap();
+        let report = judge(vec![subject], &profile, &Around::default());
+        report.findings.iter().filter(|f| f.check.verdict == Verdict::Fail).map(|f| f.rule.clone()).collect()
+    };
+    assert_eq!(failed(""), ["selinux.no-reach"]);
+    assert_eq!(failed("[rules.'selinux.no-reach']\nharmful = ['write']"), ["selinux.no-rest"]);
+    let waived = "[rules.'selinux.no-reach']\nenabled = false\nreason = 'one tenant'";
+    assert_eq!(failed(waived), [""; 0], "waived, and said in the report");
+}
+
 /// Threads of which the same is to be said are told in one line.
 #[test]
 fn a_pool_of_threads_is_one_line() {
