@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,15 @@ use casemate_audit::subject::Known;
 use casemate_confine::seccomp::Filter;
 use casemate_sys::process::{self, CloneOptions, Cloned, Exit};
 use casemate_sys::seccomp::{Instruction, install};
-use casemate_tests::guest;
 use casemate_tests::jail::Host;
 use casemate_tests::rig::Rig;
+use casemate_tests::{guest, soon};
 use casemate_wire::record::ExitCause;
 use casemate_wire::runner::ToRunner;
 use iced_x86::code_asm::*;
 use libtest_mimic::{Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::jailer::{check, name_of};
 
@@ -27,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         trial("every thread of a jail has the filters of its role, and the guest counts on", jail),
         trial("a runner whose threads have no filter of their own is found out", weakened_runner),
+        trial("an auditor that is killed while it reads stops nobody", killed_auditor),
     ]
 }
 
@@ -158,6 +161,79 @@ fn weakened_runner() -> Result<(), Failed> {
 }
 
 /// For the cases, whose errors are texts.
+/// Pid of the process whose filters this program reads, over and over, until it is killed.
+const READER: &str = "CASEMATE_READ_FILTERS_OF";
+/// Kills, and how many of them must have hit a reader that traced a thread.
+const KILLS: u32 = 40;
+const TRACED: usize = 10;
+
+/// The reader that this process was started for, if it was. It judges nothing, so that it does little but trace.
+pub fn case() -> Option<ExitCode> {
+    let pid: u32 = std::env::var(READER).ok()?.parse().ok()?;
+    loop {
+        for (tid, _) in threads(pid).unwrap_or_default() {
+            let _gone_or_read = casemate_sys::installed::installed(pid.cast_signed(), tid.cast_signed());
+        }
+    }
+}
+
+fn killed_auditor() -> Result<(), Failed> {
+    let mut vm = Rig::new(guest::pvh_elf(counting_forever)).with(|vm| vm.log_bytes = 1 << 16).start()?;
+    vm.tell(ToRunner::Go)?;
+    let all = threads(vm.pid())?;
+    let traced = || -> Result<bool, Failed> {
+        Ok(all.iter().map(|(tid, _)| tracer(vm.pid(), *tid)).collect::<Result<Vec<_>, _>>()?.iter().any(|by| *by != 0))
+    };
+    let mut amid = 0;
+    for round in 0..KILLS {
+        let mut child =
+            Command::new(std::env::current_exe()?).env(READER, vm.pid().to_string()).stdin(Stdio::null()).spawn()?;
+        soon(&traced, "the reader traces nobody")?;
+        std::thread::sleep(Duration::from_micros(u64::from(round) * 50));
+        // It does nothing more, so that what it holds can be looked at, until it is killed.
+        signal(&child, Signal::SIGSTOP)?;
+        soon(|| Ok(stat(child.id())?.0 == "T"), "the reader does not stop")?;
+        amid += usize::from(traced()?);
+        child.kill()?;
+        child.wait()?;
+        soon(|| Ok(!traced()?), "a thread is still traced")?;
+        let (_, spent) = stat(vm.pid())?;
+        soon(|| Ok(stat(vm.pid())?.1 > spent), "the guest stands still")?;
+    }
+    check(amid >= TRACED, format!("{amid} of {KILLS} traced a thread when they were killed"))?;
+    vm.tell(ToRunner::Quit)?;
+    check(vm.end()?.cause == ExitCause::Killed, "the runner did not end as told")
+}
+
+fn signal(child: &Child, which: Signal) -> Result<(), Failed> {
+    Ok(kill(Pid::from_raw(child.id().try_into()?), which)?)
+}
+
+fn counting_forever(a: &mut CodeAssembler) -> guest::Asm {
+    let mut again = a.create_label();
+    a.set_label(&mut again)?;
+    guest::out8(a, 0x3f8, b'c')?;
+    a.jmp(again)
+}
+
+/// Who traces a thread; 0: nobody.
+fn tracer(pid: u32, tid: u32) -> Result<u32, Failed> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"))?;
+    let field = text.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    Ok(field.ok_or("no TracerPid in status")?.trim().parse()?)
+}
+
+/// State, and the clock ticks that its threads have run for: fields 3, 14 and 15 of proc_pid_stat(5).
+fn stat(pid: u32) -> Result<(String, u64), Failed> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(") ").ok_or("no name in stat")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let [state, .., user, system] = fields.get(..13).ok_or("stat is short")? else {
+        return Err("stat is short".into());
+    };
+    Ok(((*state).to_owned(), user.parse::<u64>()? + system.parse::<u64>()?))
+}
+
 fn told(outcome: Result<(), Failed>) -> Result<(), String> {
     outcome.map_err(|failed| failed.message().unwrap_or_default().to_owned())
 }

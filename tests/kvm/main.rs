@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     if let Some(code) = confine::case() {
         return code;
     }
-    if let Some(code) = observe::case() {
+    if let Some(code) = observe::case().or_else(audit_seccomp::case) {
         return code;
     }
     let args = Arguments::from_args();
