@@ -2,7 +2,9 @@
 //! answer names who, which layer, which rule.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use casemate_tests::audit::Auditing;
@@ -17,6 +19,7 @@ pub fn tests() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<(), Failed>| Trial::test(format!("why::{name}"), run);
     vec![
         trial("each_layers_denial_is_named_with_its_rule", layers),
+        trial("denials_are_told_as_they_happen", followed),
         trial("a_failed_start_and_a_removed_sandbox_are_remembered", remembered),
         trial("what_cannot_be_answered_is_refused_or_said", refused),
     ]
@@ -121,6 +124,119 @@ fn layers() -> Result<(), Failed> {
     vm.kill()?;
     host.repair(&[])?;
     host.clean()
+}
+
+/// `casemate why --follow`, and the lines that it has written.
+struct Following {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Following {
+    fn start(host: &Host, args: &[&str]) -> Result<Self, Failed> {
+        let mut command = Command::new(host.bin().join("casemate"));
+        command.env("CASEMATE_RUN_DIR", host.run_dir()).env("CASEMATE_STATE_DIR", host.state_dir());
+        let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let out = BufReader::new(child.stdout.take().ok_or("its output")?);
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| tell.send(line).is_ok()));
+        Ok(Following { child, lines })
+    }
+
+    /// Reads until a line is wanted, or nothing has come for a while.
+    fn find(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut read = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(4)) {
+            let found = wanted(&line);
+            read.push(line);
+            if found {
+                break;
+            }
+        }
+        read
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn followed() -> Result<(), Failed> {
+    let _auditing = Auditing::on()?;
+    let host = Host::new()?;
+    let spec = host.bare("follow", guest::pvh_elf(crate::matrix::asleep))?;
+    let name = name_of(&spec).to_owned();
+    let mut vm = host.start(&spec)?;
+    vm.started()?;
+    let json = Following::start(&host, &["--format", "json", "why", &name, "--all", "--follow", "--since", &now()])?;
+    let text = Following::start(&host, &["why", &name, "--all", "-f", "--since", &now()])?;
+    check(
+        text.find(|line| line.starts_with("note: ")).iter().any(|line| line.starts_with("read: ")),
+        "the history first",
+    )?;
+    let is_call = |line: &str| {
+        serde_json::from_str::<Value>(line).is_ok_and(|row| is(&row, "seccomp", "mknod", "no rule in seccomp-filters"))
+    };
+    let mut rows = Vec::new();
+    for _ in 0..3 {
+        let mut probe =
+            Command::new(host.jailer()).args(["probe", &name]).args(host.dirs()).stdout(Stdio::null()).spawn()?;
+        rows.extend(json.find(is_call));
+        probe.wait()?;
+        if rows.last().is_some_and(|line| is_call(line)) {
+            break;
+        }
+    }
+    let told: Result<Vec<Value>, _> = rows.iter().map(|line| serde_json::from_str(line)).collect();
+    let told = told.map_err(|error| format!("each line is one denial: {error}: {rows:#?}"))?;
+    check(rows.last().is_some_and(|line| is_call(line)), format!("the probe's call is not told: {rows:#?}"))?;
+    check(told.iter().all(|row| row["who"]["sandbox"] == name.as_str()), format!("{told:#?}"))?;
+    let lines = text.find(|line| line.contains("): mknod"));
+    check(lines.last().is_some_and(|line| line.contains(" | seccomp: ")), format!("{lines:#?}"))?;
+    vm.kill()?;
+    host.repair(&[])?;
+    // A start that fails is told too.
+    let mut bad = host.bare("unstarted", guest::pvh_elf(guest::power_off))?;
+    bad["kernel"] = "/nowhere/kernel.elf".into();
+    let all = Following::start(&host, &["--format", "json", "why", "-f", "--since", &now()])?;
+    std::thread::sleep(Duration::from_secs(1));
+    host.refused(&bad)?;
+    let failed = all.find(|line| line.contains("/nowhere/kernel.elf"));
+    check(failed.last().is_some_and(|line| line.contains("/nowhere/kernel.elf")), format!("{failed:#?}"))?;
+    it_ends(&host, all)?;
+    host.clean()
+}
+
+/// When its reader leaves, though nothing happens; and the journal's reader when it is killed.
+fn it_ends(host: &Host, following: Following) -> Result<(), Failed> {
+    let pid = following.child.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    drop(following);
+    let soon = |what: &str, is: &mut dyn FnMut() -> bool| -> Result<(), Failed> {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !is() {
+            check(Instant::now() < until, what)?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    };
+    for child in children.split_whitespace() {
+        // A dead one that nobody has waited for has no program either.
+        let gone = || std::fs::read_link(format!("/proc/{child}/exe")).is_err();
+        soon("journalctl outlives its reader", &mut { gone })?;
+    }
+    let mut left = Following::start(host, &["why", "-f", "--since", &now()])?;
+    let mut silent = Command::new(host.bin().join("casemate"));
+    silent.env("CASEMATE_RUN_DIR", host.run_dir()).env("CASEMATE_STATE_DIR", host.state_dir());
+    let mut silent =
+        silent.args(["--format", "json", "why", "-f"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    drop(silent.stdout.take());
+    soon("it goes on without a reader", &mut || silent.try_wait().is_ok_and(|ended| ended.is_some()))?;
+    check(silent.wait()?.success(), "and is content")?;
+    check(left.child.try_wait()?.is_none(), "another goes on")
 }
 
 fn remembered() -> Result<(), Failed> {

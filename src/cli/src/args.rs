@@ -233,7 +233,8 @@ pub struct AttackArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "One line for each: when, who, what | layer: outcome | rule | expected or not, and why | what would allow it. \
-                        Read are auditd's log, the journal and the kernel's log; what they cannot tell is said below."
+                        Read are auditd's log, the journal and the kernel's log; what they cannot tell is said below. \
+                        docs/why.md says what has to be on for each layer's denials to be recorded."
 )]
 pub struct WhyArgs {
     /// Only this sandbox's, which may have ended.
@@ -244,6 +245,9 @@ pub struct WhyArgs {
     /// Until then; now, if not given.
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
+    /// Go on after that: tell each denial as it happens, until ^C.
+    #[arg(short, long, conflicts_with = "until")]
+    pub follow: bool,
     /// Also what tests (selftest, attack) and each start's own controls provoked.
     #[arg(long)]
     pub all: bool,

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 /// Without a subcommand: everything on this host.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, after_help = STATUS)]
+#[command(args_conflicts_with_subcommands = true, after_help = format!("{EXAMPLES}\n\n{STATUS}"))]
 pub struct AuditArgs {
     #[command(subcommand)]
     pub command: Option<AuditCommand>,
@@ -83,8 +83,17 @@ pub struct OutputArgs {
     pub output: Option<PathBuf>,
 }
 
+const EXAMPLES: &str = "\
+Examples, as root where they look at what runs:
+  casemate audit                                        this host and all on it
+  casemate audit vm web --probe                         one sandbox, Landlock tried as well
+  casemate audit process $(pidof qemu-system-x86_64)    another VMM
+  casemate audit plan spec.toml --facts facts.json --format junit -o audit.xml
+  casemate audit policy who --file policy.33            who may touch a VM by this policy
+  casemate audit --format html -o audit.html            a page for a browser";
+
 /// For the end of every audit's help.
-pub const STATUS: &str = "Exit status: 0 nothing failed; 1 something of low or medium severity did, 3 of high, 4 of \
+pub const STATUS: &str = "Exit status: 0 nothing failed (or for information only); 1 something of low or medium severity did, 3 of high, 4 of \
     critical; 5 nothing failed, but something could not be looked at; 125 when the audit itself fails.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

@@ -73,6 +73,7 @@ pub enum EvidenceCommand {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
+    /// Bundles, as `casemate evidence NAME -o FILE` has written them.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The host's public key (PEM), got on another way than the bundle.

@@ -7,7 +7,10 @@ use super::record::{Kind, Record, Stamp};
 /// Most events that are kept; the oldest go.
 const MAX_EVENTS: usize = 100_000;
 const MAX_RECORDS: usize = 64;
+/// Most domains that are known; of more, those that were told first are forgotten.
 const MAX_DOMAINS: usize = 10_000;
+/// Most boots that one number is known of.
+const MAX_TOLD: usize = 8;
 
 /// Who made a Landlock domain (LANDLOCK_DOMAIN, told with the first denial in it).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,13 +80,36 @@ impl Events {
         let number = |name| record.number(name).and_then(|n| u32::try_from(n).ok());
         let owned = |name| record.field(name).map(str::to_owned);
         let domain = Domain { pid: number("pid"), uid: number("uid"), exe: owned("exe"), comm: owned("comm") };
-        let known = self.domains.len() < MAX_DOMAINS || self.domains.contains_key(id);
-        if known {
-            let told = self.domains.entry(id.to_owned()).or_default();
-            if told.len() < 8 {
-                told.push((record.stamp.seconds, domain));
-            }
+        self.learn(id, record.stamp.seconds, domain);
+    }
+
+    fn learn(&mut self, id: &str, at: u64, domain: Domain) {
+        if self.domains.len() >= MAX_DOMAINS && !self.domains.contains_key(id) {
+            let last = |told: &[(u64, Domain)]| told.iter().map(|(at, _)| *at).max();
+            let oldest = self.domains.iter().min_by_key(|(_, told)| last(told)).map(|(id, _)| id.clone());
+            oldest.and_then(|oldest| self.domains.remove(&oldest));
         }
+        let told = self.domains.entry(id.to_owned()).or_default();
+        if told.len() < MAX_TOLD && !told.iter().any(|(time, known)| *time == at && *known == domain) {
+            told.push((at, domain));
+        }
+    }
+
+    /// What others have learned of domains.
+    pub fn learn_from(&mut self, others: &Events) {
+        for (id, told) in &others.domains {
+            told.iter().for_each(|(at, domain)| self.learn(id, *at, domain.clone()));
+        }
+    }
+
+    /// Takes one event out; what is known of domains stays.
+    pub fn remove(&mut self, stamp: &Stamp) -> Option<Event> {
+        self.events.remove(stamp)
+    }
+
+    /// Takes out all since then.
+    pub fn split_off(&mut self, seconds: u64) -> BTreeMap<Stamp, Event> {
+        self.events.split_off(&Stamp { seconds, millis: 0, serial: 0 })
     }
 
     /// The domain of that number as it was told nearest to this time: numbers begin anew with each boot.
@@ -154,5 +180,22 @@ mod tests {
             events.add(kernel(&format!("type=1326 audit(5.0:{serial}): pid=1")));
         }
         assert_eq!((events.len(), events.dropped), (MAX_EVENTS, 2));
+    }
+
+    #[test]
+    fn endless_domains_are_bounded_and_the_newest_are_known() {
+        let mut events = Events::default();
+        for id in 0..=MAX_DOMAINS {
+            let line = format!("type=1424 audit({}.0:1): domain={id:x} status=allocated pid={id} uid=0", 100 + id);
+            events.note(&kernel(&line));
+        }
+        assert_eq!(events.domains.len(), MAX_DOMAINS);
+        assert_eq!(events.domain("0", 100), None);
+        assert_eq!(events.domain("1", 100).unwrap().pid, Some(1));
+        assert!(events.domain(&format!("{MAX_DOMAINS:x}"), 100).is_some());
+        let mut others = Events::default();
+        others.learn_from(&events);
+        others.learn_from(&events);
+        assert_eq!((others.domains.len(), others.domains["1"].len()), (MAX_DOMAINS, 1));
     }
 }

@@ -11,7 +11,9 @@
 
 mod dac;
 pub mod event;
+pub mod follow;
 mod landlock;
+mod lines;
 pub mod record;
 mod seccomp;
 mod selinux;
@@ -105,9 +107,22 @@ pub struct FailedStart {
 
 /// All denials of ours, oldest first.
 pub fn denials(events: &Events, known: &Known, policy: Option<&Policy>, failed: &[FailedStart]) -> Vec<Denial> {
+    let told = denials_of(events.iter(), events, known, policy);
+    let mut all: Vec<Denial> = told.into_iter().chain(failed.iter().map(failed_start)).collect();
+    all.sort_by_key(|denial| denial.last);
+    all
+}
+
+/// Denials that some events tell of; `events` knows who made which Landlock domain.
+pub fn denials_of<'a>(
+    some: impl Iterator<Item = (&'a Stamp, &'a Event)>,
+    events: &Events,
+    known: &Known,
+    policy: Option<&Policy>,
+) -> Vec<Denial> {
     let mut found: BTreeMap<(Stamp, usize), Denial> = BTreeMap::new();
     let mut keys: BTreeMap<String, (Stamp, usize)> = BTreeMap::new();
-    for (stamp, event) in events.iter() {
+    for (stamp, event) in some {
         for (at, denial) in of_event(stamp, event, events, known, policy).into_iter().enumerate() {
             let key = key(&denial);
             match keys.get(&key).and_then(|first| found.get_mut(first)) {
@@ -122,7 +137,7 @@ pub fn denials(events: &Events, known: &Known, policy: Option<&Policy>, failed: 
             }
         }
     }
-    let mut all: Vec<Denial> = found.into_values().chain(failed.iter().map(failed_start)).collect();
+    let mut all: Vec<Denial> = found.into_values().collect();
     all.sort_by_key(|denial| denial.last);
     all
 }
@@ -174,7 +189,7 @@ fn of_event(stamp: &Stamp, event: &Event, events: &Events, known: &Known, policy
 }
 
 /// The jailer's own word on a start that it gave up.
-fn failed_start(failed: &FailedStart) -> Denial {
+pub fn failed_start(failed: &FailedStart) -> Denial {
     let stamp = Stamp { seconds: failed.at, millis: 0, serial: 0 };
     let denied =
         ["EACCES", "EPERM", "Permission denied", "Operation not permitted"].iter().any(|e| failed.error.contains(e));

@@ -5,7 +5,7 @@
 //! if the kernel itself wrote it: root's programs may write there too, and pass on what others told them.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,12 +14,13 @@ use casemate_sys::rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::event::Events;
-use super::record::{self, MAX_LINE, Record};
+use super::lines::{Lines, More};
+use super::record::{self, Record};
 
 /// Most bytes that are read of one source.
 const MAX_BYTES: u64 = 512 << 20;
 /// auditd keeps 5 files unless told otherwise, and 999 at most (auditd.conf(5) num_logs).
-const MAX_FILES: u32 = 999;
+pub(super) const MAX_FILES: u32 = 999;
 /// More records than any ring holds.
 const MAX_RING: usize = 200_000;
 
@@ -96,11 +97,7 @@ fn auditd(dir: &Path, sources: &Sources, events: &mut Events) -> Account {
         match file(&path, sources.since) {
             Ok(Some(file)) => {
                 found = true;
-                let result = lines(file, |line| {
-                    if let Some(record) = Record::of_auditd(line) {
-                        take(record, sources, events, &mut read);
-                    }
-                });
+                let result = lines(file, |line| auditd_line(line, sources, events, &mut read));
                 read.notes.extend(result.err().map(|e| format!("{}: {e}", path.display())));
             }
             // Older than what was asked for.
@@ -119,39 +116,37 @@ fn auditd(dir: &Path, sources: &Sources, events: &mut Events) -> Account {
     read
 }
 
+pub(super) fn auditd_line(line: &[u8], sources: &Sources, events: &mut Events, read: &mut Account) {
+    if let Some(record) = Record::of_auditd(line) {
+        take(record, sources, events, read);
+    }
+}
+
 /// A regular file that was written to since then; `None` for an older one.
 fn file(path: &Path, since: u64) -> io::Result<Option<File>> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let written = meta.modified()?.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let file = open(path)?;
+    let written = file.metadata()?.modified()?.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     Ok((written >= since).then_some(file))
 }
 
-/// Each line, without its end; longer ones than any record are left out.
-fn lines(file: impl Read, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut reader = BufReader::new(file.take(MAX_BYTES));
-    let mut line = Vec::new();
-    let mut whole = true;
-    loop {
-        line.clear();
-        let length = (&mut reader).take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;
-        if length == 0 {
-            break;
-        }
-        let ended = line.last() == Some(&b'\n');
-        if whole && (ended || length <= MAX_LINE) {
-            each(line.strip_suffix(b"\n").unwrap_or(&line));
-        }
-        // The rest of an overlong line is no line.
-        whole = ended;
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
     }
-    match reader.into_inner().limit() {
-        0 => Err(io::Error::other(format!("more than {MAX_BYTES} bytes; the rest was not read"))),
-        _ => Ok(()),
+    Ok(file)
+}
+
+/// Each line of a whole file.
+fn lines(file: impl Read, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut lines = Lines::default();
+    match lines.read(file, MAX_BYTES, &mut each)? {
+        More::Rest => Err(io::Error::other(format!("more than {MAX_BYTES} bytes; the rest was not read"))),
+        More::End => {
+            lines.end(each);
+            Ok(())
+        }
     }
 }
 
@@ -196,36 +191,48 @@ impl Message {
 fn journal(program: &Path, sources: &Sources, events: &mut Events) -> Account {
     let mut read = Account { name: "journal".into(), ..Account::default() };
     let result = (|| -> io::Result<Option<String>> {
-        let fields =
-            "--output-fields=MESSAGE,_TRANSPORT,SYSLOG_FACILITY,_AUDIT_TYPE,_AUDIT_ID,_SOURCE_REALTIME_TIMESTAMP";
-        let mut child = Command::new(program)
-            .args(["--output=json", fields, "--all", "--no-pager", "--quiet"])
-            .args([format!("--since=@{}", sources.since), format!("--until=@{}", sources.until.saturating_add(1))])
-            .args(["_TRANSPORT=audit", "+", "_TRANSPORT=kernel"])
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let told = child.stdout.take().map(|out| {
-            lines(out, |line| {
-                let Ok(entry) = serde_json::from_slice::<Entry>(line) else { return };
-                match of_entry(&entry) {
-                    Some(record) => take(record, sources, events, &mut read),
-                    None => read.suppressed += lost(&entry),
-                }
-            })
-        });
+        let until = format!("--until=@{}", sources.until.saturating_add(1));
+        let mut child = journalctl(program, sources.since).arg(until).spawn()?;
+        let told = child.stdout.take().map(|out| lines(out, |line| journal_line(line, sources, events, &mut read)));
         let status = child.wait()?;
         told.transpose()?;
         Ok((!status.success()).then(|| format!("{} ended with {status}", program.display())))
     })();
     match result {
         Ok(note) => read.notes.extend(note),
-        Err(e) if e.kind() == ErrorKind::NotFound => read.notes.push("there is no journal (no journalctl)".into()),
-        Err(e) => read.notes.push(format!("{}: {e}", program.display())),
+        Err(e) => read.notes.push(no_journal(program, &e)),
     }
     read
+}
+
+pub(super) fn no_journal(program: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "there is no journal (no journalctl)".into(),
+        _ => format!("{}: {error}", program.display()),
+    }
+}
+
+/// What writes the journal's entries to its standard output.
+pub(super) fn journalctl(program: &Path, since: u64) -> Command {
+    let fields = "--output-fields=MESSAGE,_TRANSPORT,SYSLOG_FACILITY,_AUDIT_TYPE,_AUDIT_ID,_SOURCE_REALTIME_TIMESTAMP";
+    let mut command = Command::new(program);
+    command
+        .args(["--output=json", fields, "--all", "--no-pager", "--quiet"])
+        .arg(format!("--since=@{since}"))
+        .args(["_TRANSPORT=audit", "+", "_TRANSPORT=kernel"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
+pub(super) fn journal_line(line: &[u8], sources: &Sources, events: &mut Events, read: &mut Account) {
+    let Ok(entry) = serde_json::from_slice::<Entry>(line) else { return };
+    match of_entry(&entry) {
+        Some(record) => take(record, sources, events, read),
+        None => read.suppressed += lost(&entry),
+    }
 }
 
 fn is_kernels(entry: &Entry) -> bool {
@@ -256,28 +263,53 @@ fn lost(entry: &Entry) -> u64 {
 /// The ring, which the kernel overwrites: the first record's number tells whether something is gone.
 fn kmsg(path: &Path, sources: &Sources, events: &mut Events) -> Account {
     let mut read = Account { name: path.display().to_string(), ..Account::default() };
-    let nonblocking = OFlags::NONBLOCK.bits() as i32;
-    let mut log = match File::options().read(true).custom_flags(nonblocking).open(path) {
-        Ok(log) => log,
-        Err(e) => {
-            read.notes.push(format!("it cannot be read ({e}): ask as root, or sysctl kernel.dmesg_restrict=0"));
-            return read;
+    match ring(path) {
+        Ok(mut log) => {
+            let Passed { first, overtaken } = ring_records(&mut log, sources, events, &mut read);
+            if overtaken || first.is_some_and(|number| number > 0) {
+                let number = first.unwrap_or_default();
+                read.notes.push(format!(
+                    "the ring has been overwritten: its first {number} lines are gone (boot with a larger log_buf_len, or run auditd)"
+                ));
+            }
         }
-    };
+        Err(e) => read.notes.push(no_ring(&e)),
+    }
+    read
+}
+
+pub(super) fn ring(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
+}
+
+pub(super) fn no_ring(error: &io::Error) -> String {
+    format!("it cannot be read ({error}): ask as root, or sysctl kernel.dmesg_restrict=0")
+}
+
+/// What a pass over the ring met.
+pub(super) struct Passed {
+    /// Number of the first record.
+    pub first: Option<u64>,
+    /// Records were overwritten while it was read.
+    pub overtaken: bool,
+}
+
+/// All records that are there now.
+pub(super) fn ring_records(log: &mut File, sources: &Sources, events: &mut Events, read: &mut Account) -> Passed {
     let mut record = [0; 8192];
-    let (mut first, mut overtaken) = (None, false);
+    let mut passed = Passed { first: None, overtaken: false };
     for _ in 0..MAX_RING {
         match log.read(&mut record) {
             Ok(0) => break,
             Ok(n) => {
                 let Some((number, text)) = ring_line(&record[..n]) else { continue };
-                first = first.or(Some(number));
+                passed.first = passed.first.or(Some(number));
                 if let Some(text) = text {
-                    ring_text(text, sources, events, &mut read);
+                    ring_text(text, sources, events, read);
                 }
             }
-            // Overwritten while it was read: reading goes on with what is there.
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => overtaken = true,
+            // Reading goes on with what is there.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => passed.overtaken = true,
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => break,
             Err(e) => {
@@ -286,13 +318,7 @@ fn kmsg(path: &Path, sources: &Sources, events: &mut Events) -> Account {
             }
         }
     }
-    if overtaken || first.is_some_and(|number| number > 0) {
-        let number = first.unwrap_or_default();
-        read.notes.push(format!(
-            "the ring has been overwritten: its first {number} lines are gone (boot with a larger log_buf_len, or run auditd)"
-        ));
-    }
-    read
+    passed
 }
 
 /// `priority,sequence,microseconds,flags[,…];text` and further lines with what belongs to it
@@ -393,13 +419,5 @@ mod tests {
             feed(torn.into());
         }
         assert_eq!((read.records, read.suppressed), (1, 7));
-    }
-
-    #[test]
-    fn an_endless_line_is_left_out_and_what_follows_is_read() {
-        let text = format!("a\n{}\nb", "x".repeat(3 * MAX_LINE));
-        let mut seen = Vec::new();
-        lines(text.as_bytes(), |line| seen.push(line.len())).unwrap();
-        assert_eq!(seen, [1, 1]);
     }
 }

@@ -1,20 +1,23 @@
 //! `why`: what was denied, by which layer and rule, whether it should be, and the narrowest change that would allow it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use casemate_audit::why::follow::{Follower, SETTLE};
 use casemate_audit::why::sources::{self, Account, Sources};
 use casemate_audit::why::{self, Denial, Expected, Known, Role, Sandbox, Who, status};
 use casemate_audit::{Policy, PolicyError};
 use casemate_client::{sanitize, store};
 use casemate_plan::HostConfig;
 use casemate_wire::record::{Past, SandboxRecord};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::args::WhyArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Context, Tone, paint};
+use crate::output::{Context, Tone, paint, say};
 
 /// Characters of one part of a line: a path may be a page long.
 const MAX_PART: usize = 500;
@@ -45,8 +48,18 @@ pub fn why(context: &Context, args: &WhyArgs) -> Result<()> {
             .remedy("`casemate ps -a` lists them; `casemate why` without a name tells of all"));
     }
     let (policy, unasked) = policy(args)?;
-    let (events, read) = sources::gather(&Sources::host(since, until));
-    let failed: Vec<_> = history.failed.into_iter().filter(|f| (since..=until).contains(&f.at)).collect();
+    let sources = Sources::host(since, until);
+    let mut follower = args.follow.then(|| Follower::start(&sources));
+    let (mut events, read) = sources::gather(&sources);
+    if let Some(follower) = &mut follower {
+        follower.begin(&mut events);
+        if !follower.can_see() {
+            let notes = read.iter().flat_map(|read| read.notes.iter().map(|note| format!("{}: {note}", read.name)));
+            return Err(Failure::new(format!("there is nothing to follow: {}", notes.collect::<Vec<_>>().join("; ")))
+                .remedy("ask as root; or start auditd, or journald"));
+        }
+    }
+    let failed: Vec<_> = history.failed.iter().filter(|f| (since..=until).contains(&f.at)).cloned().collect();
     let mut denials = why::denials(&events, &history.known, policy.as_ref(), &failed);
     denials.retain(|denial| wanted(denial, args));
     let mut notes = notes(&read);
@@ -55,10 +68,81 @@ pub fn why(context: &Context, args: &WhyArgs) -> Result<()> {
         notes.push(format!("too many records: the oldest {} were left out; narrow it with --since", events.dropped));
     }
     let answer = Answer { denials, sources: read, notes };
+    let Some(follower) = follower else {
+        return if context.json() { context.print_json(&answer) } else { context.print(&text(&answer)) };
+    };
     if context.json() {
-        return context.print_json(&answer);
+        tell(context, &answer.denials)?;
+        answer.notes.iter().for_each(|note| say(&part(note)));
+    } else {
+        context.print(&text(&answer))?;
     }
-    context.print(&text(&answer))
+    // The history holds up to 100,000 events.
+    drop((events, answer));
+    follow(context, args, follower, &history.failed, policy.as_ref())
+}
+
+/// Until the reader of standard output leaves; ^C ends the program as it ends any.
+fn follow(
+    context: &Context,
+    args: &WhyArgs,
+    mut follower: Follower,
+    failed: &[why::FailedStart],
+    policy: Option<&Policy>,
+) -> Result<()> {
+    let mut told: BTreeSet<_> = failed.iter().map(start).collect();
+    let mut kept = changed(context);
+    while !hung_up(SETTLE) {
+        let events = follower.look();
+        follower.notes().iter().for_each(|note| say(&part(note)));
+        let now = changed(context);
+        if events.is_empty() && now == kept {
+            continue;
+        }
+        // Sandboxes come and go meanwhile.
+        let history = History::read(context)?;
+        let mut denials = follower.denials(&events, &history.known, policy);
+        if now != kept {
+            let new = history.failed.iter().filter(|failed| !told.contains(&start(failed)));
+            denials.extend(new.map(why::failed_start));
+            told = history.failed.iter().map(start).collect();
+            kept = now;
+        }
+        denials.retain(|denial| wanted(denial, args));
+        tell(context, &denials)?;
+    }
+    Ok(())
+}
+
+/// One line each.
+fn tell(context: &Context, denials: &[Denial]) -> Result<()> {
+    let mut out = String::new();
+    for denial in denials {
+        let line = match context.json() {
+            true => serde_json::to_string(denial).map_err(|error| Failure::from_error(&error))?,
+            false => line(denial),
+        };
+        let _ = writeln!(out, "{line}");
+    }
+    if out.is_empty() { Ok(()) } else { context.print(&out) }
+}
+
+/// Which start it was.
+fn start(failed: &why::FailedStart) -> (u64, u32, String) {
+    (failed.at, failed.pid, failed.name.clone())
+}
+
+/// When the jailer last kept or dropped a failed start.
+fn changed(context: &Context) -> Option<SystemTime> {
+    std::fs::metadata(context.dirs.run.join("past")).and_then(|meta| meta.modified()).ok()
+}
+
+/// Waits; whether nobody reads standard output any more.
+fn hung_up(wait: Duration) -> bool {
+    let out = rustix::stdio::stdout();
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let timeout = Timespec::try_from(wait).ok();
+    poll(&mut polled, timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 fn wanted(denial: &Denial, args: &WhyArgs) -> bool {

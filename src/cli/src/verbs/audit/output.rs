@@ -70,7 +70,8 @@ pub fn writable(context: &Context, output: Option<&Path>) -> Result<()> {
     let directory = directory(path);
     match directory.is_dir() {
         true => Ok(()),
-        false => Err(Failure::new(format!("-o {}: {} is no directory", path.display(), directory.display()))),
+        false => Err(Failure::new(format!("-o {}: {} is no directory", path.display(), directory.display()))
+            .remedy("make it, or name another file")),
     }
 }
 
