@@ -1,18 +1,20 @@
 //! `run`: one straight function from a specification to a finished VM.
 
+mod record;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use casemate_evidence::parts::{self, KEPT, Kept, Planned};
+use casemate_evidence::parts::KEPT;
 use casemate_label::{Attribute, Profile, VerifiedProc, mode};
-use casemate_plan::{Action, BoundFd, FdAccess, HostConfig, Layer, Plan, Role, RolePlan, names, plan};
-use casemate_spec::{PolicyChange, Posture, SandboxId, SandboxSpec};
+use casemate_plan::{Action, BoundFd, HostConfig, Plan, Role, RolePlan, names, plan};
+use casemate_spec::{PolicyChange, SandboxId, SandboxSpec};
 use casemate_sys::process::{Child, CloneOptions, Cloned, clone3};
-use casemate_sys::{fds, memfd, path, procfs, signal};
+use casemate_sys::{fds, memfd, path, signal};
+use casemate_wire::Channel;
 use casemate_wire::jailer::Event;
-use casemate_wire::record::{ExitReport, Phase, ProcessName, SandboxRecord};
-use casemate_wire::{Channel, record};
+use casemate_wire::record::{ExitCause, ExitReport, Phase};
 use rustix::process::Signal;
 
 use crate::child::{self, Bound};
@@ -23,7 +25,7 @@ use crate::policy_guard::PolicyGuard;
 use crate::start::{self, Asked, Start};
 use crate::store::{EXIT, RunDir, STATE, VSOCK};
 use crate::warden::Warden;
-use crate::{attest, clock, facts, guest, input, past};
+use crate::{attest, facts, guest, input, past};
 
 /// Runs a sandbox to its end. The client hears of every outcome through its socket.
 pub fn run(config: &HostConfig) -> Result<(), StepFailed> {
@@ -298,10 +300,10 @@ fn warden(
     signals: OwnedFd,
 ) -> Result<Warden, (StepFailed, Child)> {
     let made = (|| {
-        let record = record(spec, plan, &role, start, &child)?;
+        let record = record::record(spec, plan, &role, start, &child)?;
         start.dir.write_record(STATE, &record)?;
         start.watch.lap("write the sandbox's record");
-        start.dir.write_record(KEPT, &kept(plan, &role, start)?)?;
+        start.dir.write_record(KEPT, &record::kept(plan, &role, start)?)?;
         start.watch.lap("keep specification and plan for evidence");
         let attest = attest::outside(plan, role, start, child.pid())?;
         let policy = match &start.label {
@@ -340,104 +342,6 @@ fn warden(
     }
 }
 
-fn record(
-    spec: &SandboxSpec,
-    plan: &Plan,
-    role: &RolePlan,
-    start: &mut Start,
-    child: &Child,
-) -> Result<SandboxRecord, StepFailed> {
-    const STAGE: &str = "write the sandbox's record";
-    let failed = |e: casemate_sys::Error| StepFailed::stage(STAGE, e);
-    let proc = procfs::Proc::host().map_err(failed)?;
-    let name = |pid: i32| -> Result<ProcessName, StepFailed> {
-        let is = proc.start_of(pid).map_err(failed)?;
-        Ok(ProcessName { pid: is.pid as u32, start_time: is.ticks })
-    };
-    let runner = name(child.pid())?;
-    start.note_process("runner", runner)?;
-    let mut warnings: Vec<String> = plan.warnings.iter().map(|w| w.text.clone()).collect();
-    warnings.append(&mut start.warnings);
-    Ok(SandboxRecord {
-        version: record::VERSION,
-        name: start.name.to_string(),
-        phase: Phase::Starting,
-        posture: start.posture,
-        allow_reduced: spec.allow_reduced().filter(|_| start.posture == Posture::Reduced).map(String::from),
-        warnings,
-        created: clock::now(),
-        boot_id: start.journal.owner().boot.clone(),
-        command: spec.file().command.clone(),
-        detached: spec.detached(),
-        cpus: plan.vm.cpus,
-        memory: plan.vm.memory,
-        warden: name(casemate_sys::process::own_pid())?,
-        runner: Some(runner),
-        uid: start.uid.unwrap_or_default(),
-        categories: start.level.map(|level| level.categories.to_string()),
-        label: start.label.as_ref().map(ToString::to_string),
-        profile: plan.family.as_ref().filter(|_| start.label.is_some()).map(|family| family.name.clone()),
-        labels: start.labels.clone(),
-        selinux: start.label.as_ref().map(|_| policy_state(spec, plan, start.posture)),
-        findings: Vec::new(),
-        cgroups: start
-            .cgroup
-            .as_ref()
-            .map(|c| c.paths().iter().map(|p| p.display().to_string()).collect())
-            .unwrap_or_default(),
-        landlock_abi: plan.landlock_abi,
-        descriptors: role.fds.iter().map(descriptor).collect(),
-        rlimits: plan.rlimits.iter().map(|limit| (limit.name.clone(), limit.value)).collect(),
-        timings: Vec::new(),
-        exit: None,
-    })
-}
-
-/// What evidence of this sandbox is made from, later.
-fn kept(plan: &Plan, role: &RolePlan, start: &Start) -> Result<Kept, StepFailed> {
-    let spec = String::from_utf8(start.asked.bytes.clone());
-    Ok(Kept {
-        version: parts::VERSION,
-        spec: spec.map_err(|e| StepFailed::stage("keep the specification", e))?,
-        planned: Planned {
-            facts: start.asked.facts.clone(),
-            config: start.config.clone(),
-            plan: plan.clone(),
-            role: role.clone(),
-        },
-    })
-}
-
-fn descriptor(fd: &BoundFd) -> record::Descriptor {
-    record::Descriptor {
-        number: fd.number,
-        name: fd.name.clone(),
-        read: fd.access != FdAccess::WriteOnly,
-        write: fd.access != FdAccess::ReadOnly,
-        dev: fd.dev,
-        ino: fd.ino,
-    }
-}
-
-/// As the facts were that the plan was made from; asked once more before Go.
-fn policy_state(spec: &SandboxSpec, plan: &Plan, posture: Posture) -> record::PolicyState {
-    let separates = !plan.warnings.iter().any(|w| w.missing && w.layer == Layer::Selinux);
-    record::PolicyState {
-        posture_at_start: posture,
-        separated_at_start: separates,
-        separates,
-        why: Vec::new(),
-        since: clock::now(),
-        seqno_at_start: 0,
-        seqno: 0,
-        changes: 0,
-        on_change: spec.selinux().on_policy_change,
-        held: false,
-        accepted: None,
-        history: Vec::new(),
-    }
-}
-
 /// Where a changed policy is to end the sandbox, the guest's agent will be asked to: the connection is made now, since a
 /// narrowed warden makes none. It waits in the runner until then. What the runner accepts has its own type and our level,
 /// so that is the sandbox's alone: MCS would keep the runner from any other.
@@ -469,7 +373,7 @@ fn finish(mut warden: Warden, mut start: Start) {
         let _killed = warden.child.kill();
         let _reaped = warden.child.wait();
         let detail = Some(failed.to_string());
-        ExitReport { cause: record::ExitCause::InternalError, status: None, detail }
+        ExitReport { cause: ExitCause::InternalError, status: None, detail }
     });
     warden.watch.lap("serve until the runner is reaped");
     let left = start.finish();

@@ -7,22 +7,24 @@
 //! One poll loop over the pidfd, the runner's channel, the client, the control socket and a deadline. The runner is
 //! untrusted: a message that its phase does not allow ends the VM.
 
+mod control;
 mod policy;
+mod runner;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use casemate_sys::process::{Child, Exit};
-use casemate_sys::{seqpacket, signal};
+use casemate_sys::signal;
 use casemate_wire::control::{Request, Response};
-use casemate_wire::jailer::Event;
-use casemate_wire::record::{ExitCause, ExitReport, Finding, Phase, SandboxRecord, Timing};
-use casemate_wire::runner::{FromRunner, GuestNews, ToRunner};
+use casemate_wire::record::{ExitCause, ExitReport, Finding, Phase, SandboxRecord};
+use casemate_wire::runner::{FromRunner, ToRunner};
 use casemate_wire::{Channel, ChannelError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
+use self::control::Connection;
 use crate::clock::Stopwatch;
 use crate::error::{StepFailed, sentence};
 use crate::policy_guard::PolicyGuard;
@@ -30,14 +32,6 @@ use crate::store::{STATE, SandboxDir};
 
 /// How long a runner may take from exec to its attestation.
 const PROOF_TIME: Duration = Duration::from_secs(30);
-/// After the workload's exit, the guest has this long to power off.
-const POWER_OFF_TIME: Duration = Duration::from_secs(15);
-/// Control connections at once.
-const MAX_CONNECTIONS: usize = 32;
-/// Reports of the guest that are listened to (Ready, Started, Exited, and a few failures).
-const MAX_NEWS: u32 = 16;
-/// Laps of the runner's that are kept.
-const MAX_LAPS: usize = 32;
 
 /// Attests the runner from outside; given by the pipeline so that the loop knows no layer.
 pub type Attest = Box<dyn Fn() -> Vec<Finding>>;
@@ -87,14 +81,6 @@ struct Serving {
     asked: Vec<Request>,
     /// The runner's end of the channel is closed: it is about to end.
     hung_up: bool,
-}
-
-struct Connection {
-    channel: Channel,
-    waits: bool,
-    /// Waiting for the runner to answer this request.
-    pending: Option<Request>,
-    closed: bool,
 }
 
 impl Warden {
@@ -290,153 +276,6 @@ impl Warden {
             self.kill(serving, ExitCause::PolicyChanged);
         }
     }
-
-    /// Takes one message of the runner; false when there is none.
-    fn hear_runner(&mut self, serving: &mut Serving) -> bool {
-        let message = match self.runner.try_receive::<FromRunner>() {
-            Ok(message) if message.allowed_in(self.record.phase) && serving.expects(&message) => message,
-            Ok(_) | Err(ChannelError::Codec(_)) => {
-                serving.said = Some((ExitCause::InternalError, Some("the runner spoke out of turn".into())));
-                self.kill(serving, ExitCause::InternalError);
-                return false;
-            }
-            Err(error) => {
-                serving.hung_up |= !matches!(error, ChannelError::WouldBlock);
-                return false;
-            }
-        };
-        match message {
-            FromRunner::Paused => self.changed(serving, Phase::Paused, &Request::Pause),
-            FromRunner::Resumed => self.changed(serving, Phase::Running, &Request::Resume),
-            FromRunner::Attested(findings) => self.attested(serving, findings),
-            FromRunner::Guest(news) => self.hear_guest(serving, news),
-            FromRunner::Timed(laps) => self.timed(laps),
-            FromRunner::Exited { cause, detail } => serving.said = Some((cause, detail.map(printable))),
-            FromRunner::Failed { .. } => {}
-        }
-        true
-    }
-
-    /// The runner's word on its stages; it may be in the guest's hands, so it is bounded, once, and kept as text only.
-    fn timed(&mut self, laps: Vec<Timing>) {
-        if !std::mem::replace(&mut self.timed, true) {
-            let own = |lap: Timing| Timing { role: "runner".into(), step: printable(lap.step), micros: lap.micros };
-            self.watch.append(laps.into_iter().take(MAX_LAPS).map(own));
-        }
-    }
-
-    fn hear_guest(&mut self, serving: &mut Serving, news: GuestNews) {
-        self.watch.lap(match &news {
-            GuestNews::Ready => "boot the guest until its agent is ready",
-            GuestNews::Started => "attach, start the command",
-            GuestNews::Exited { .. } => "run the command",
-            GuestNews::Failed { .. } => "until the agent failed",
-        });
-        match &news {
-            GuestNews::Ready => serving.boot_deadline = None,
-            GuestNews::Started => {}
-            GuestNews::Exited { status } => {
-                serving.status = Some(*status);
-                serving.off_deadline = Some(Instant::now() + POWER_OFF_TIME);
-            }
-            GuestNews::Failed { detail } => {
-                serving.boot_deadline = None;
-                serving.guest_failure = Some(printable(detail.clone()));
-                serving.off_deadline = Some(Instant::now() + POWER_OFF_TIME);
-            }
-        }
-        if let Some(client) = &self.client
-            && client.send(&Event::Guest(news)).is_err()
-            && self.record.detached
-        {
-            self.client = None;
-        }
-    }
-
-    fn changed(&mut self, serving: &mut Serving, phase: Phase, asked: &Request) {
-        self.record.phase = phase;
-        if phase == Phase::Paused {
-            serving.pause_deadline = None;
-        }
-        self.save();
-        serving.answer_pending(asked, &Response::Done);
-        // The policy may have turned while the runner was on its way to run on.
-        self.hold(serving);
-    }
-
-    fn attested(&mut self, serving: &mut Serving, mut findings: Vec<Finding>) {
-        findings.extend((self.attest)());
-        serving.answer_pending(&Request::Attest, &Response::Findings(findings));
-    }
-
-    fn accept(&self, serving: &mut Serving) {
-        let Ok(socket) = seqpacket::accept(&self.control) else { return };
-        // The directory is root's alone; this asks the peer itself.
-        let root = seqpacket::peer(&socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid().as_raw());
-        if root && serving.connections.len() < MAX_CONNECTIONS {
-            let channel = Channel::new(socket);
-            serving.connections.push(Connection { channel, waits: false, pending: None, closed: false });
-        }
-    }
-
-    fn hear_connection(&mut self, serving: &mut Serving, index: usize) {
-        let Some(connection) = serving.connections.get_mut(index) else { return };
-        let request = match connection.channel.try_receive::<Request>() {
-            Ok(request) => request,
-            Err(ChannelError::WouldBlock) => return,
-            Err(_) => {
-                connection.closed = true;
-                return;
-            }
-        };
-        let phase = self.record.phase;
-        if !request.allowed_in(phase) || connection.pending.is_some() {
-            let phase = format!("{phase:?}").to_lowercase();
-            return connection.reply(&Response::Refused(format!("the sandbox is {phase}")));
-        }
-        match request {
-            Request::Inspect => connection.reply(&Response::Record(Box::new(self.record.clone()))),
-            Request::Wait => connection.waits = true,
-            Request::Pause => self.ask(serving, index, request, &ToRunner::Pause),
-            Request::Resume => match self.held_back() {
-                Some(refused) => connection.reply(&refused),
-                None => self.ask(serving, index, request, &ToRunner::Resume),
-            },
-            Request::ResumeReduced(reason) => {
-                self.accept_reduced(&reason);
-                self.ask(serving, index, Request::Resume, &ToRunner::Resume);
-            }
-            Request::Attest => self.ask(serving, index, request, &ToRunner::Attest),
-            Request::Kill => {
-                connection.waits = true;
-                self.kill(serving, ExitCause::Killed);
-            }
-        }
-    }
-
-    fn ask(&self, serving: &mut Serving, index: usize, request: Request, message: &ToRunner) {
-        let Some(connection) = serving.connections.get_mut(index) else { return };
-        // Asked already, by somebody else: one answer of the runner's is for both. A second message would be out of turn.
-        if request != Request::Attest && serving.asked.contains(&request) {
-            connection.pending = Some(request);
-            return;
-        }
-        match self.runner.send(message) {
-            Ok(()) => {
-                connection.pending = Some(request.clone());
-                serving.asked.push(request);
-            }
-            Err(error) => connection.reply(&Response::Refused(format!("the runner does not listen: {error}"))),
-        }
-    }
-
-    /// Tells those who asked and wait how it ended. The last thing a warden says to them.
-    pub fn answer_waiting(&mut self, report: &ExitReport) {
-        for channel in self.waiting.drain(..) {
-            // A client that left does not matter any more.
-            let _gone = channel.send(&Response::Exited(report.clone()));
-        }
-    }
 }
 
 struct Ready {
@@ -449,36 +288,7 @@ struct Ready {
     connections: Vec<usize>,
 }
 
-impl Connection {
-    fn reply(&mut self, response: &Response) {
-        // A client that left does not matter to the VM.
-        self.closed |= self.channel.send(response).is_err();
-    }
-}
-
 impl Serving {
-    /// May the runner say this now? Answers only to questions; news of the guest in a bounded number. A runner in the
-    /// guest's hands must not be able to keep the warden busy.
-    fn expects(&mut self, message: &FromRunner) -> bool {
-        let question = match message {
-            FromRunner::Paused => Request::Pause,
-            FromRunner::Resumed => Request::Resume,
-            FromRunner::Attested(_) => Request::Attest,
-            FromRunner::Guest(_) => {
-                self.news += 1;
-                return self.news <= MAX_NEWS;
-            }
-            _ => return true,
-        };
-        match self.asked.iter().position(|asked| *asked == question) {
-            Some(at) => {
-                self.asked.swap_remove(at);
-                true
-            }
-            None => false,
-        }
-    }
-
     fn deadlines(&self) -> [Option<Instant>; 5] {
         [self.boot_deadline, self.deadline, self.off_deadline, self.pause_deadline, self.policy_deadline]
     }
