@@ -2,9 +2,13 @@
 //!
 //! A thing that could not be looked at is [`Known::Unseen`] with the reason: a rule answers "unknown" to it, never "passed".
 
+mod capabilities;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+pub use capabilities::{ALL_CAPABILITIES, Capabilities, capabilities_said, capability_names};
 
 /// Seen, or why it could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +26,6 @@ impl<T> Known<T> {
         }
     }
 
-    /// What is made of it, if it was seen.
     /// Why it could not be seen.
     pub fn why(&self) -> Option<&str> {
         match self {
@@ -31,6 +34,7 @@ impl<T> Known<T> {
         }
     }
 
+    /// What is made of it, if it was seen.
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Known<U> {
         match self {
             Known::Seen(value) => Known::Seen(make(value)),
@@ -163,84 +167,6 @@ pub struct Limit {
     pub soft: Option<u64>,
     pub hard: Option<u64>,
 }
-
-/// Sets as in capabilities(7), one bit per capability.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Capabilities {
-    pub inheritable: u64,
-    pub permitted: u64,
-    pub effective: u64,
-    pub bounding: u64,
-    pub ambient: u64,
-}
-
-/// Names as in capabilities(7), by bit (include/uapi/linux/capability.h).
-const CAPABILITIES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
-/// Names of the capabilities in a set; one that is newer than this program is `CAP_41`, as capsh(1) says it.
-pub fn capability_names(set: u64) -> Vec<String> {
-    (0..u64::BITS as usize)
-        .filter(|bit| set & (1 << bit) != 0)
-        .map(|bit| CAPABILITIES.get(bit).map_or_else(|| format!("CAP_{bit}"), |name| (*name).to_owned()))
-        .collect()
-}
-
-/// For people: `all`, `all but …`, or their names.
-pub fn capabilities_said(set: u64) -> String {
-    const FEW: u32 = 4;
-    let missing = ALL_CAPABILITIES & !set;
-    match (set, missing.count_ones()) {
-        (0, _) => "none".into(),
-        (_, 0) => "all".into(),
-        (_, 1..=FEW) => format!("all but {}", capability_names(missing).join(" ")),
-        _ => capability_names(set).join(" "),
-    }
-}
-
-/// All capabilities that this program knows by name.
-pub const ALL_CAPABILITIES: u64 = (1 << CAPABILITIES.len()) - 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceOf {
@@ -391,19 +317,4 @@ pub struct Host {
     pub ksm: Option<bool>,
     /// Used swap areas; guest memory may end there.
     pub swap: Vec<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capabilities_are_named_by_bit() {
-        assert_eq!(capability_names(1 << 21 | 1), ["CAP_CHOWN", "CAP_SYS_ADMIN"]);
-        assert_eq!(capability_names(1 << 40 | 1 << 63), ["CAP_CHECKPOINT_RESTORE", "CAP_63"]);
-        assert_eq!(capability_names(ALL_CAPABILITIES).len(), 41);
-        assert!(capability_names(0).is_empty());
-        let said = [0, 1 << 12, ALL_CAPABILITIES, ALL_CAPABILITIES & !(1 << 16)].map(capabilities_said);
-        assert_eq!(said, ["none", "CAP_NET_ADMIN", "all", "all but CAP_SYS_MODULE"]);
-    }
 }

@@ -4,6 +4,8 @@
 //! sockets were there no other layer. What a VM is as one who acts, and how two VMs relate, are each brought down to a few
 //! classes first; a pair then costs some comparisons of numbers and short lists, and equal answers are kept once.
 
+mod layers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::separation::high;
@@ -11,62 +13,12 @@ use crate::crowd::level_of;
 use crate::policy::constraint::Level;
 use crate::report::{Cell, Matrix, Pair};
 use crate::rule::Verdict;
-use crate::subject::{CgroupOf, Fd, Kind, Known, Process, Subject, Thread};
+use crate::subject::{CgroupOf, Fd, Kind, Process, Subject};
 
 type Answer = (Verdict, String);
 
 /// Namespaces that lead to another VM's processes, files, sockets or shared memory, if they are shared.
 const APART: [&str; 4] = ["ipc", "mnt", "net", "pid"];
-/// Permissions that make another VM's objects its own, in words of the policy.
-const HARMFUL: [&str; 10] =
-    ["read", "write", "append", "open", "execute", "ptrace", "signal", "sigkill", "connectto", "map"];
-/// System calls that name something that was not handed over: a process, a path, an address, a key.
-const REACHING: [&str; 43] = [
-    "open",
-    "openat",
-    "openat2",
-    "creat",
-    "open_by_handle_at",
-    "execve",
-    "execveat",
-    "mknod",
-    "mknodat",
-    "link",
-    "linkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "unlink",
-    "unlinkat",
-    "mount",
-    "move_mount",
-    "open_tree",
-    "kill",
-    "tkill",
-    "tgkill",
-    "rt_sigqueueinfo",
-    "rt_tgsigqueueinfo",
-    "pidfd_open",
-    "pidfd_send_signal",
-    "pidfd_getfd",
-    "ptrace",
-    "process_vm_readv",
-    "process_vm_writev",
-    "socket",
-    "connect",
-    "bind",
-    "shmget",
-    "msgget",
-    "semget",
-    "mq_open",
-    "keyctl",
-    "bpf",
-    "perf_event_open",
-    "io_uring_setup",
-    "setns",
-    "unshare",
-];
-
 /// What a VM is, for comparisons.
 struct Side<'a> {
     name: &'a str,
@@ -129,13 +81,13 @@ fn runner(subject: &Subject) -> Option<&Process> {
 
 fn side<'a>(subject: &'a Subject, runner: &'a Process, answers: &mut Vec<BTreeMap<&'static str, Answer>>) -> Side<'a> {
     let mine = BTreeMap::from([
-        ("uid", capabilities(runner)),
-        ("selinux", policy(subject)),
-        ("landlock", landlock(runner)),
-        ("seccomp", seccomp(runner)),
-        ("namespaces", hosts_namespaces(runner)),
-        ("cgroup", limits(runner)),
-        ("fds", descriptors(runner)),
+        ("uid", layers::capabilities(runner)),
+        ("selinux", layers::policy(subject)),
+        ("landlock", layers::landlock(runner)),
+        ("seccomp", layers::seccomp(runner)),
+        ("namespaces", layers::hosts_namespaces(runner)),
+        ("cgroup", layers::limits(runner)),
+        ("fds", layers::descriptors(runner)),
     ]);
     let own = answers.iter().position(|known| *known == mine).unwrap_or_else(|| {
         answers.push(mine);
@@ -222,162 +174,6 @@ fn cell(relation: &Relation, own: &BTreeMap<&'static str, Answer>) -> Cell {
         judge("fds", Verdict::Fail, object.clone());
     }
     Cell { layers }
-}
-
-fn unknown(why: &str) -> Answer {
-    (Verdict::Unknown, why.to_owned())
-}
-
-fn own_threads(runner: &Process) -> Result<Vec<&Thread>, Answer> {
-    match &runner.threads {
-        Known::Seen(threads) => Ok(threads.iter().filter(|thread| !thread.kernel).collect()),
-        Known::Unseen(why) => Err(unknown(why)),
-    }
-}
-
-fn capabilities(runner: &Process) -> Answer {
-    let threads = match own_threads(runner) {
-        Ok(threads) => threads,
-        Err(answer) => return answer,
-    };
-    if threads.iter().any(|thread| thread.uid.contains(&0)) {
-        return (Verdict::Fail, "it is root's".into());
-    }
-    let held = |thread: &&&Thread| thread.capabilities.permitted | thread.capabilities.effective != 0;
-    match threads.iter().find(held) {
-        Some(thread) => (Verdict::Fail, format!("its thread {} has capabilities, which stand over uids", thread.name)),
-        None => (Verdict::Pass, "each has a uid of its own, and no capability".into()),
-    }
-}
-
-fn policy(subject: &Subject) -> Answer {
-    let separation = match &subject.separation {
-        Known::Seen(separation) => separation,
-        Known::Unseen(why) => {
-            let off = subject.host.seen().is_some_and(|host| host.selinux == "disabled");
-            return if off { (Verdict::Fail, "this host has no SELinux".into()) } else { unknown(why) };
-        }
-    };
-    let harmful = |right: &&String| right.rsplit_once(':').is_some_and(|(_, permission)| HARMFUL.contains(&permission));
-    let reached: Vec<&str> = separation.reach.iter().filter(harmful).map(String::as_str).collect();
-    match separation.enforcing {
-        Some(false) => (Verdict::Fail, "SELinux is permissive".into()),
-        None => unknown("whether SELinux enforces is not known"),
-        Some(true) if separation.permissive_domain => (Verdict::Fail, "its domain is permissive".into()),
-        Some(true) if !reached.is_empty() => {
-            (Verdict::Fail, format!("the loaded policy allows it, of another's: {}", reached.join(" ")))
-        }
-        Some(true) => {
-            (Verdict::Pass, format!("the loaded policy lets {} touch nothing of another level", separation.family))
-        }
-    }
-}
-
-fn landlock(runner: &Process) -> Answer {
-    let landlock = match &runner.landlock {
-        Known::Seen(landlock) => landlock,
-        Known::Unseen(why) => return unknown(why),
-    };
-    if let Some(probe) = landlock.probed.iter().flatten().find(|probe| !probe.ok) {
-        return (Verdict::Fail, format!("a probe in its domain: {} was {}", probe.attempt, probe.outcome));
-    }
-    let handles = |right: &str| landlock.handled.iter().any(|handled| handled == right);
-    let lacks: Vec<&str> = [
-        ("fs.read_file", "files"),
-        ("fs.write_file", "files"),
-        ("net.connect_tcp", "TCP"),
-        ("scope.abstract_unix_socket", "abstract sockets"),
-        ("scope.signal", "signals"),
-    ]
-    .into_iter()
-    .filter(|(right, _)| !handles(right))
-    .map(|(_, what)| what)
-    .collect();
-    let abi = landlock.abi;
-    match (lacks.is_empty(), landlock.allowed.is_empty()) {
-        (true, true) => {
-            let how = if landlock.probed.is_some() { "as a probe in its domain saw" } else { "as planned" };
-            (
-                Verdict::Pass,
-                format!("ABI {abi}: no path, no TCP, no signal or abstract socket out of its domain, {how}"),
-            )
-        }
-        (true, false) => (Verdict::Fail, format!("its ruleset allows: {}", landlock.allowed.join(", "))),
-        (false, _) if abi == 0 => (Verdict::Fail, "it has no Landlock domain".into()),
-        (false, _) => (Verdict::Fail, format!("ABI {abi} does not cover {}", lacks.join(", "))),
-    }
-}
-
-fn seccomp(runner: &Process) -> Answer {
-    let threads = match own_threads(runner) {
-        Ok(threads) => threads,
-        Err(answer) => return answer,
-    };
-    if let Some(thread) = threads.iter().find(|thread| thread.seccomp_mode == 0) {
-        return (Verdict::Fail, format!("its thread {} has no filter", thread.name));
-    }
-    let mut reaching = BTreeSet::new();
-    for thread in threads {
-        match &thread.filters {
-            Known::Unseen(why) => return unknown(&format!("the filters of its threads were not read: {why}")),
-            Known::Seen(verdicts) => {
-                let calls = verdicts.calls.iter().filter_map(|call| Some((call.name.as_deref()?, &call.when)));
-                let calls = calls.filter(|(name, when)| REACHING.contains(name) && !itself_only(name, when));
-                reaching.extend(calls.map(|(name, when)| match when.as_slice() {
-                    [] => name.to_owned(),
-                    when => format!("{name} when {}", when.join(" or ")),
-                }));
-            }
-        }
-    }
-    if reaching.is_empty() {
-        return (Verdict::Pass, "no thread may make a call that names what it was not given".into());
-    }
-    let list: Vec<String> = reaching.into_iter().collect();
-    (Verdict::Fail, format!("its filters allow: {}", list.join("; ")))
-}
-
-/// Whether a filter lets it signal process 1 only. It is that itself, in a pid namespace of its own; and should it be in
-/// another's, the first process there is no VM.
-fn itself_only(call: &str, when: &[String]) -> bool {
-    let names_1 = |alternative: &String| alternative.split(" && ").any(|term| term == "u32(arg0) == 0x1");
-    matches!(call, "kill" | "tgkill") && !when.is_empty() && when.iter().all(names_1)
-}
-
-fn hosts_namespaces(runner: &Process) -> Answer {
-    let namespaces = match &runner.namespaces {
-        Known::Seen(namespaces) => namespaces,
-        Known::Unseen(why) => return unknown(why),
-    };
-    let hosts: Vec<&str> =
-        APART.into_iter().filter(|name| namespaces.get(*name).is_none_or(|namespace| namespace.hosts)).collect();
-    match hosts.is_empty() {
-        true => (Verdict::Pass, format!("each has its own: {}", APART.join(", "))),
-        false => (Verdict::Fail, format!("it is in the host's: {}", hosts.join(", "))),
-    }
-}
-
-fn limits(runner: &Process) -> Answer {
-    let cgroups = match &runner.cgroups {
-        Known::Seen(cgroups) => cgroups,
-        Known::Unseen(why) => return unknown(why),
-    };
-    let limited = |controller: &str| {
-        let mut files = cgroups.iter().flat_map(|cgroup| &cgroup.limits);
-        files.any(|(file, value)| file.starts_with(controller) && super::cgroup::is_limit(value))
-    };
-    let missing: Vec<&str> = ["memory", "pids"].into_iter().filter(|controller| !limited(controller)).collect();
-    match missing.is_empty() {
-        true => (Verdict::Pass, "each has a cgroup of its own, with memory and tasks limited".into()),
-        false => (Verdict::Fail, format!("nothing limits its {}", missing.join(" and "))),
-    }
-}
-
-fn descriptors(runner: &Process) -> Answer {
-    match &runner.fds {
-        Known::Seen(_) => (Verdict::Pass, "no object is open in both with one writing".into()),
-        Known::Unseen(why) => unknown(why),
-    }
 }
 
 /// Devices that everybody has and that keep their users apart themselves: null, zero, full, random, urandom, kvm. Told by

@@ -1,6 +1,7 @@
 use super::*;
 use crate::seccomp::{Abi, Call, Verdicts};
 use crate::subject::{Capabilities, CgroupOf, Host, NamespaceOf, Separation};
+use crate::subject::{Known, Thread};
 
 fn thread(uid: u32) -> Thread {
     Thread {
@@ -136,14 +137,18 @@ fn vms_as_they_should_be_share_one_answer_in_which_every_layer_holds() {
 fn each_layer_that_does_not_hold_is_named_for_the_pair_alone() {
     type Spoil = fn(&mut Subject);
     // What is done to VM 2 of five, and in which of its rows it must show: as one who acts, towards all; or towards VM 1.
-    let towards_all: [(&str, Spoil); 9] = [
+    let towards_all: [(&str, Spoil); 13] = [
         ("uid", |vm| seen(&mut runner_of(vm).threads)[0].capabilities.effective = 1 << 21),
         ("uid", |vm| seen(&mut runner_of(vm).threads)[0].uid[1] = 0),
         ("selinux", |vm| seen(&mut vm.separation).permissive_domain = true),
         ("selinux", |vm| seen(&mut vm.separation).reach.push("image file:read".into())),
+        ("selinux", |vm| seen(&mut vm.separation).reach.push("image file:unlink".into())),
         ("landlock", |vm| runner_of(vm).landlock = super::super::landlock::runner(5, None)),
         ("seccomp", |vm| seen(&mut runner_of(vm).threads)[0].seccomp_mode = 0),
-        ("seccomp", |vm| seen(&mut runner_of(vm).threads)[0].filters = Known::Seen(ptrace().into())),
+        ("seccomp", |vm| seen(&mut runner_of(vm).threads)[0].filters = Known::Seen(allows("ptrace").into())),
+        ("seccomp", |vm| seen(&mut runner_of(vm).threads)[0].filters = Known::Seen(allows("shmat").into())),
+        ("seccomp", |vm| seen(&mut runner_of(vm).threads)[0].filters = Known::Seen(allows("socketcall").into())),
+        ("seccomp", |vm| seen(&mut runner_of(vm).threads)[0].filters = Known::Seen(allows("truncate").into())),
         ("namespaces", |vm| seen(&mut runner_of(vm).namespaces).get_mut("net").unwrap().hosts = true),
         ("cgroup", |vm| seen(&mut runner_of(vm).cgroups).iter_mut().for_each(|c| c.limits.clear())),
     ];
@@ -172,9 +177,18 @@ fn each_layer_that_does_not_hold_is_named_for_the_pair_alone() {
     }
 }
 
-fn ptrace() -> Verdicts {
+fn allows(name: &str) -> Verdicts {
     let call = |name: &str| Call { abi: Abi::X86_64, number: 1, name: Some(name.into()), when: vec![], why: vec![] };
-    Verdicts { calls: vec![call("read"), call("ptrace")], ..Verdicts::default() }
+    Verdicts { calls: vec![call("read"), call(name)], ..Verdicts::default() }
+}
+
+#[test]
+fn threads_that_were_not_seen_keep_no_layer() {
+    let mut vms: Vec<Subject> = (0..3).map(vm).collect();
+    seen(&mut runner_of(&mut vms[2]).threads)[0].kernel = true;
+    let matrix = of(&vms);
+    let layers = &matrix.cell(2, 0).unwrap().layers;
+    assert_eq!(["uid", "seccomp"].map(|layer| layers[layer].0), [Verdict::Unknown; 2]);
 }
 
 #[test]

@@ -5,32 +5,12 @@ mod labels;
 mod separation;
 
 use super::common::ALL_OF_A_VM;
+use crate::policy::ask::HARMFUL;
 use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity};
 use crate::subject::{Kind, Known, Subject};
 
 const ASKED: &[Kind] = &[Kind::Policy, Kind::Plan, Kind::Vm];
 const LAYER: &str = "selinux";
-
-/// What lets one VM take or change what is another's, whatever else is closed.
-const HARMFUL: [&str; 17] = [
-    "read",
-    "write",
-    "append",
-    "open",
-    "execute",
-    "map",
-    "create",
-    "unlink",
-    "rename",
-    "relabelfrom",
-    "relabelto",
-    "ptrace",
-    "signal",
-    "sigkill",
-    "sigstop",
-    "connectto",
-    "transition",
-];
 
 /// Domains that must touch VMs by their office; every other is named by the rules.
 const ENTRIES: &[&str] = &["casemate_jailer_t", "virtd_t", "container_runtime_t", "container_engine_t"];

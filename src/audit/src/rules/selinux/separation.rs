@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{HARMFUL, NO_POLICY};
+use super::NO_POLICY;
+use crate::policy::ask::HARMFUL;
 use crate::rule::{Check, Scope};
 use crate::rules::common::selinux_is_off;
 use crate::subject::{Kind, Known, Separation, Subject};

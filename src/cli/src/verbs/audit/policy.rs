@@ -1,5 +1,7 @@
 //! `audit policy`: what a policy allows a VM, asked of the policy itself.
 
+mod summary;
+
 use std::fmt::Write;
 use std::path::Path;
 
@@ -96,7 +98,7 @@ impl<'a> Asked<'a> {
             context.print_json(&subject)?;
             return Ok(0);
         }
-        let mut out = format!("{title}\n");
+        let mut out = format!("{}\n", sanitize::line(title, 2000));
         if cells.is_empty() {
             out.push_str("none\n");
         } else {
@@ -216,136 +218,6 @@ impl<'a> Asked<'a> {
         subject.file = args.file.as_ref().map(|file| file.display().to_string());
         super::tell(context, &args.output, vec![subject], Some(self.policy))
     }
-
-    /// One verdict for each question. Fails where a VM can reach another's image or process.
-    fn summary(&self, context: &Context) -> Result<u8> {
-        let verdicts = self.verdicts().map_err(failure)?;
-        let bad = verdicts.iter().any(|v| v.tone == Tone::Bad);
-        if context.json() {
-            let rows = verdicts
-                .iter()
-                .map(|v| json!({ "question": v.question, "holds": v.tone != Tone::Bad, "answer": v.answer }));
-            self.tell(context, rows.collect(), "", &[], Vec::new())?;
-        } else {
-            let facts = self.policy.facts();
-            let (rules, types) = (facts.rules.len(), facts.types.len());
-            let mut out = String::new();
-            let _ = writeln!(
-                out,
-                "{}: version {}, {types} types, {rules} allow rules",
-                self.policy.origin(),
-                self.policy.version()
-            );
-            let _ = writeln!(out, "VMs of the family {}: {} and {}", self.family.name, self.a.runner, self.b.runner);
-            for verdict in verdicts {
-                let word = match verdict.tone {
-                    Tone::Good => "good",
-                    Tone::Bad => "BAD ",
-                    _ => "note",
-                };
-                let _ = writeln!(out, "{}  {}", paint(word, verdict.tone), sanitize::line(&verdict.answer, 2000));
-            }
-            context.print(&out)?;
-        }
-        Ok(if bad { FOUND } else { 0 })
-    }
-
-    fn verdicts(&self) -> std::result::Result<Vec<Verdict>, PolicyError> {
-        let facts = self.policy.facts();
-        let mut all = Vec::new();
-        let mut say = |question, tone, answer: String| all.push(Verdict { question, tone, answer });
-        let permissive = facts.permissive.contains(&self.family.runner);
-        say(
-            "permissive",
-            if permissive { Tone::Bad } else { Tone::Good },
-            match permissive {
-                true => format!(
-                    "{} is permissive: the kernel refuses it nothing; semanage permissive -d it",
-                    self.family.runner
-                ),
-                false => format!("{} is not permissive", self.family.runner),
-            },
-        );
-        let held = ask::constrained(self.policy, &self.a, &self.b)?;
-        let rows = ask::reach(self.policy, &self.a, &self.b)?;
-        let harmful = ["read", "write", "append", "open", "execute", "ptrace", "signal", "sigkill", "connectto", "map"];
-        let reached: Vec<String> = rows
-            .iter()
-            .filter(|row| row.object != "content")
-            .flat_map(|row| {
-                row.to_other
-                    .iter()
-                    .filter(|p| harmful.contains(&p.as_str()))
-                    .map(move |p| format!("{p} its {} ({})", row.object, row.class))
-            })
-            .collect();
-        match reached.is_empty() {
-            true => say(
-                "reach",
-                Tone::Good,
-                "a VM may neither read nor write another VM's image, nor signal or trace it".into(),
-            ),
-            false => say("reach", Tone::Bad, format!("a VM may, of another VM: {}", reached.join(", "))),
-        }
-        let rest: Vec<String> = rows
-            .iter()
-            .filter(|row| row.object != "content" && !row.to_other.is_empty())
-            .map(|row| {
-                format!(
-                    "{} ({})",
-                    row.class,
-                    row.to_other
-                        .iter()
-                        .filter(|p| !harmful.contains(&p.as_str()))
-                        .cloned()
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                )
-            })
-            .filter(|text| !text.ends_with("()"))
-            .collect();
-        if !rest.is_empty() {
-            say("rest", Tone::Weak, format!("left open between two VMs: {}", rest.join(", ")));
-        }
-        let free: Vec<&str> = held.iter().filter(|row| row.held.is_empty()).map(|row| row.class.as_str()).collect();
-        let count = held.len() - free.len();
-        let tone = if count == 0 { Tone::Bad } else { Tone::Weak };
-        say(
-            "constrained",
-            tone,
-            format!("categories hold back {count} of {} classes; not: {}", held.len(), free.join(" ")),
-        );
-        let entries = ask::entries(self.policy, &self.a, &self.family)?;
-        let from: Vec<&str> = entries.iter().map(|entry| entry.from.as_str()).collect();
-        say(
-            "entries",
-            Tone::Weak,
-            format!("may become a VM: {}", if from.is_empty() { "nobody".into() } else { from.join(", ") }),
-        );
-        let who = ask::who(self.policy, &self.family, &self.a)?;
-        let mut writers: Vec<&str> = who
-            .iter()
-            .filter(|w| w.object == "image" && w.permissions.iter().any(|p| p == "write"))
-            .map(|w| w.domain.as_str())
-            .collect();
-        writers.dedup();
-        say("who", Tone::Weak, format!("{} domains may write a VM's image: {}", writers.len(), writers.join(", ")));
-        let widening = ask::booleans(self.policy, &self.family, &self.a)?;
-        let names: Vec<String> =
-            widening.iter().map(|w| format!("{} (now {})", w.boolean, if w.now { "on" } else { "off" })).collect();
-        say(
-            "booleans",
-            Tone::Weak,
-            format!("booleans that bear on a VM: {}", if names.is_empty() { "none".into() } else { names.join(", ") }),
-        );
-        Ok(all)
-    }
-}
-
-struct Verdict {
-    question: &'static str,
-    tone: Tone,
-    answer: String,
 }
 
 fn update(context: &Context, args: &AuditPolicyArgs, old: &Path, new: &Path) -> Result<u8> {
@@ -365,8 +237,8 @@ fn update(context: &Context, args: &AuditPolicyArgs, old: &Path, new: &Path) -> 
         let _ = writeln!(
             out,
             "for VMs of the family {}, {} opens {} and closes {}",
-            family.name,
-            new.origin(),
+            sanitize::line(&family.name, 80),
+            sanitize::line(new.origin(), 200),
             told.opened.len(),
             told.closed.len()
         );
