@@ -135,25 +135,34 @@ fn print(text: &str) -> Result<(), StepFailed> {
     writeln!(std::io::stdout(), "{text}").map_err(|e| StepFailed::stage("print", e))
 }
 
+/// The options as they are given, before it is known which go with the verb.
+#[derive(Default)]
+struct Given {
+    run_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    dry_run: bool,
+    forget: bool,
+    part: Option<trial::Part>,
+    module: policy::Options,
+    twin: Option<String>,
+}
+
 fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let mut parser = Parser::from_args(args);
-    let (mut run_dir, mut state_dir, mut dry_run, mut part) = (None, None, false, trial::Part::Whole);
-    let mut module = policy::Options::default();
-    let mut forget = false;
-    let mut twin = None;
+    let mut given = Given::default();
     let mut words: Vec<String> = Vec::new();
     while let Some(arg) = parser.next()? {
         match arg {
-            Arg::Long("run-dir") => run_dir = Some(absolute(parser.value()?)?),
-            Arg::Long("state-dir") => state_dir = Some(absolute(parser.value()?)?),
-            Arg::Long("dry-run") => dry_run = true,
-            Arg::Long("forget") => forget = true,
-            Arg::Long("part") => part = layers(&parser.value()?.string()?)?,
-            Arg::Long("from") => module.from = Some(absolute(parser.value()?)?),
-            Arg::Long("base") => module.base = Some(absolute(parser.value()?)?),
-            Arg::Long("output") => module.output = Some(absolute(parser.value()?)?),
-            Arg::Long("without-deny") => module.without_deny = true,
-            Arg::Long("twin") => twin = Some(parser.value()?.string()?),
+            Arg::Long("run-dir") => given.run_dir = Some(absolute(parser.value()?)?),
+            Arg::Long("state-dir") => given.state_dir = Some(absolute(parser.value()?)?),
+            Arg::Long("dry-run") => given.dry_run = true,
+            Arg::Long("forget") => given.forget = true,
+            Arg::Long("part") => given.part = Some(layers(&parser.value()?.string()?)?),
+            Arg::Long("from") => given.module.from = Some(absolute(parser.value()?)?),
+            Arg::Long("base") => given.module.base = Some(absolute(parser.value()?)?),
+            Arg::Long("output") => given.module.output = Some(absolute(parser.value()?)?),
+            Arg::Long("without-deny") => given.module.without_deny = true,
+            Arg::Long("twin") => given.twin = Some(parser.value()?.string()?),
             Arg::Long("json") => {}
             Arg::Long("help") | Arg::Short('h') => words = vec!["help".into()],
             Arg::Long("version") | Arg::Short('V') => words = vec!["version".into()],
@@ -162,7 +171,15 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         }
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let verb = match words[..] {
+    let verb = verb(&words, &given)?;
+    fit(&verb, &given)?;
+    Ok(Call { verb, run_dir: given.run_dir, state_dir: given.state_dir })
+}
+
+fn verb(words: &[&str], given: &Given) -> Result<Verb, lexopt::Error> {
+    let Given { dry_run, forget, ref module, ref twin, .. } = *given;
+    let part = given.part.unwrap_or(trial::Part::Whole);
+    Ok(match *words {
         ["run"] => Verb::Run,
         ["plan"] => Verb::Plan,
         ["facts"] => Verb::Facts,
@@ -176,8 +193,8 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["probe", name] => Verb::Probe(id(name)?, part),
         ["attack"] => Verb::Attack(None, part),
         ["attack", a, b] => Verb::Attack(Some((id(a)?, id(b)?)), part),
-        ["policy", verb] => Verb::Policy(policy_verb(verb, &module)?, module.clone()),
-        ["matrix", a, b] => Verb::Matrix { attacker: id(a)?, victim: id(b)?, twin: twin.take() },
+        ["policy", verb] => Verb::Policy(policy_verb(verb, module)?, module.clone()),
+        ["matrix", a, b] => Verb::Matrix { attacker: id(a)?, victim: id(b)?, twin: twin.clone() },
         ["try", name] => Verb::Try(id(name)?),
         ["seal"] => Verb::Seal,
         ["chain"] => Verb::Chain,
@@ -186,22 +203,29 @@ fn parse(args: Vec<OsString>) -> Result<Call, lexopt::Error> {
         ["version"] => Verb::Version,
         [] => return Err("no verb is given".into()),
         _ => return Err(format!("'{}' is not a verb of the jailer's", words.join(" ")).into()),
-    };
-    if module != policy::Options::default() && !matches!(verb, Verb::Policy(..)) {
+    })
+}
+
+/// Does each option that was given go with the verb?
+fn fit(verb: &Verb, given: &Given) -> Result<(), lexopt::Error> {
+    if given.module != policy::Options::default() && !matches!(verb, Verb::Policy(..)) {
         return Err("--from, --base, --output and --without-deny go with policy only".into());
     }
-    match &verb {
+    match verb {
         Verb::Repair(repair::Asked { only: None, forget: true, .. }) => {
             return Err("--forget needs the name of the sandbox".into());
         }
         Verb::Repair(_) => {}
-        _ if dry_run || forget => return Err("--dry-run and --forget go with repair only".into()),
+        _ if given.dry_run || given.forget => return Err("--dry-run and --forget go with repair only".into()),
         _ => {}
     }
-    if twin.is_some() {
+    if given.twin.is_some() && !matches!(verb, Verb::Matrix { .. }) {
         return Err("--twin goes with matrix only".into());
     }
-    Ok(Call { verb, run_dir, state_dir })
+    if given.part.is_some() && !matches!(verb, Verb::Selftest(_) | Verb::Probe(..) | Verb::Attack(..)) {
+        return Err("--part goes with selftest, probe and attack only".into());
+    }
+    Ok(())
 }
 
 fn absolute(value: OsString) -> Result<PathBuf, lexopt::Error> {
@@ -275,6 +299,8 @@ mod tests {
             &["policy", "check", "--without-deny"],
             &["policy", "install", "--base", "/x"],
             &["facts", "--base", "/x"],
+            &["facts", "--part", "others"],
+            &["repair", "--twin", "x"],
             &["labels", "relative"],
             &["seal", "x"],
             &["chain", "x"],

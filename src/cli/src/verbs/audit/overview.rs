@@ -6,7 +6,9 @@ use std::fmt::Write;
 use casemate_audit::report::Matrix;
 use casemate_audit::report::visible::visible;
 use casemate_audit::rule::Verdict;
-use casemate_audit::subject::{Kind, Known, Process, Subject, Thread, capabilities_said};
+use casemate_audit::subject::{
+    CgroupOf, Fd, Kind, Known, Memory, NamespaceOf, Process, Subject, Thread, capabilities_said,
+};
 
 use crate::output::{Tone, paint, size};
 
@@ -36,72 +38,73 @@ fn of_process(out: &mut String, name: &str, process: &Process) {
         let _ = writeln!(out, "  not looked at: {}\n", visible(why));
         return;
     }
-    let mut line = |name: &str, text: String| {
+    for (name, text) in layers(process) {
         let _ = writeln!(out, "  {name:<12} {}", visible(&text));
-    };
-    line("program", said(&process.exe, Clone::clone));
-    line("label", said(&process.label, |label| label.clone().unwrap_or_else(|| "none: no SELinux here".into())));
-    line(
-        "namespaces",
-        said(&process.namespaces, |all| {
-            let hosts: Vec<&str> = all.iter().filter(|(_, n)| n.hosts).map(|(name, _)| name.as_str()).collect();
-            let own: Vec<&str> = all.iter().filter(|(_, n)| !n.hosts).map(|(name, _)| name.as_str()).collect();
-            format!("own: {}; the host's: {}", list(&own), list(&hosts))
-        }),
-    );
-    line(
-        "cgroup",
-        said(&process.cgroups, |all| {
-            let limits: BTreeSet<String> = all
-                .iter()
-                .flat_map(|c| &c.limits)
-                .map(|(file, value)| format!("{file} {}", limit(file, value)))
-                .collect();
-            list(&limits.iter().map(String::as_str).collect::<Vec<_>>())
-        }),
-    );
-    line(
-        "descriptors",
-        said(&process.fds, |fds| {
-            let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-            fds.iter().for_each(|fd| *kinds.entry(fd.kind.as_str()).or_default() += 1);
-            let counts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-            format!("{} ({})", fds.len(), counts.join(", "))
-        }),
-    );
-    line(
-        "mounts",
-        said(&process.mounts, |mounts| {
-            let writable = mounts.iter().filter(|mount| !mount.options.contains("ro")).count();
-            format!("{}, {writable} of them writable", mounts.len())
-        }),
-    );
-    line(
-        "environment",
-        said(&process.environment, |names| list(&names.iter().map(String::as_str).collect::<Vec<_>>())),
-    );
-    line(
-        "memory",
-        said(&process.memory, |memory| {
-            let dumpable = said(&memory.dumpable, |dumpable| {
-                if *dumpable { "traceable by its uid" } else { "not dumpable" }.into()
-            });
-            format!(
-                "{} mappings writable and executable, {} KiB locked, {dumpable}",
-                memory.writable_executable.len(),
-                memory.locked / 1024
-            )
-        }),
-    );
-    line(
-        "Landlock",
-        said(&process.landlock, |landlock| match landlock.abi {
-            0 => "none".into(),
-            abi => format!("ABI {abi}, handles {} rights, allows {}", landlock.handled.len(), landlock.allowed.len()),
-        }),
-    );
+    }
     threads(out, process.threads.seen().into_iter().flatten());
     out.push('\n');
+}
+
+/// What each layer leaves the process as a whole, by its name.
+fn layers(process: &Process) -> [(&'static str, String); 9] {
+    let words = |names: &[String]| list(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let label = |label: &Option<String>| label.clone().unwrap_or_else(|| "none: no SELinux here".into());
+    [
+        ("program", said(&process.exe, Clone::clone)),
+        ("label", said(&process.label, label)),
+        ("namespaces", said(&process.namespaces, namespaces)),
+        ("cgroup", said(&process.cgroups, |all| limits(all))),
+        ("descriptors", said(&process.fds, |fds| descriptors(fds))),
+        (
+            "mounts",
+            said(&process.mounts, |mounts| {
+                let writable = mounts.iter().filter(|mount| !mount.options.contains("ro")).count();
+                format!("{}, {writable} of them writable", mounts.len())
+            }),
+        ),
+        ("environment", said(&process.environment, |names| words(names))),
+        ("memory", said(&process.memory, memory)),
+        (
+            "Landlock",
+            said(&process.landlock, |landlock| match landlock.abi {
+                0 => "none".into(),
+                abi => {
+                    format!("ABI {abi}, handles {} rights, allows {}", landlock.handled.len(), landlock.allowed.len())
+                }
+            }),
+        ),
+    ]
+}
+
+fn namespaces(all: &BTreeMap<String, NamespaceOf>) -> String {
+    let of = |hosts: bool| {
+        let those = all.iter().filter(|(_, namespace)| namespace.hosts == hosts);
+        list(&those.map(|(name, _)| name.as_str()).collect::<Vec<_>>())
+    };
+    format!("own: {}; the host's: {}", of(false), of(true))
+}
+
+fn limits(all: &[CgroupOf]) -> String {
+    let each = all.iter().flat_map(|cgroup| &cgroup.limits);
+    let limits: BTreeSet<String> = each.map(|(file, value)| format!("{file} {}", limit(file, value))).collect();
+    list(&limits.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn descriptors(fds: &[Fd]) -> String {
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    fds.iter().for_each(|fd| *kinds.entry(fd.kind.as_str()).or_default() += 1);
+    let counts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    format!("{} ({})", fds.len(), counts.join(", "))
+}
+
+fn memory(memory: &Memory) -> String {
+    let dumpable = |dumpable: &bool| if *dumpable { "traceable by its uid" } else { "not dumpable" }.to_owned();
+    format!(
+        "{} mappings writable and executable, {} KiB locked, {}",
+        memory.writable_executable.len(),
+        memory.locked / 1024,
+        said(&memory.dumpable, dumpable)
+    )
 }
 
 /// What a cgroup file says, in units; the largest that v1 can say, or -1, is none.

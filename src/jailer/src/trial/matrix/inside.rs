@@ -4,11 +4,10 @@
 //! Trust: the caller is root and may start sandboxes; what it sends is data of bounded size, and the probe that acts on it
 //! holds no right but the sandbox's. The label is the record's, never the caller's.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use casemate_confine::objects::Handle;
 use casemate_confine::trial::{Attempt, MAX_TRIAL, Outcome};
@@ -103,18 +102,7 @@ pub fn ask(
     for fd in given {
         table.push(fd.try_clone().map_err(|e| failed(&e))?);
     }
-    let word = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|e| failed(&e));
-    let text = |text: &str| CString::new(text).map_err(|e| failed(&e));
-    let argv = vec![
-        text("casemate-jailer")?,
-        text("try")?,
-        text(name.as_str())?,
-        text("--run-dir")?,
-        word(&config.run_dir)?,
-        text("--state-dir")?,
-        word(&config.state_dir)?,
-    ];
-    let image = Image { program: program("casemate-jailer")?, argv, env: Vec::new(), fds: table };
+    let image = Image { program: program("casemate-jailer")?, argv: argv(config, name)?, env: Vec::new(), fds: table };
     let (out, theirs) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(&std::io::Error::from(e)))?;
     match clone3(&CloneOptions::default()).map_err(|e| failed(&e))? {
@@ -139,15 +127,36 @@ pub fn ask(
             let read = std::fs::File::from(out).take(MAX_ANSWER).read_to_end(&mut said);
             let ended = child.wait().map_err(|e| failed(&e))?;
             read.map_err(|e| failed(&e))?;
-            if ended != Exit::Exited(0) {
-                let said = String::from_utf8_lossy(&said);
-                return Err(StepFailed::because(STEP, format!("the jailer ended with {ended}: {}", said.trim())));
-            }
-            let outcomes: Vec<Outcome> = serde_json::from_slice(&said).map_err(|e| failed(&e))?;
-            if outcomes.len() == request.attempts.len() {
-                return Ok(outcomes);
-            }
-            Err(StepFailed::because(STEP, "an answer has the wrong length"))
+            outcomes(ended, &said, request)
         }
     }
+}
+
+/// `casemate-jailer try NAME`, for the same directories as ours.
+fn argv(config: &HostConfig, name: &SandboxId) -> Result<Vec<CString>, StepFailed> {
+    let words: [&OsStr; 7] = [
+        "casemate-jailer".as_ref(),
+        "try".as_ref(),
+        name.as_str().as_ref(),
+        "--run-dir".as_ref(),
+        config.run_dir.as_ref(),
+        "--state-dir".as_ref(),
+        config.state_dir.as_ref(),
+    ];
+    let word = |word: &OsStr| CString::new(word.as_bytes());
+    words.into_iter().map(word).collect::<Result<_, _>>().map_err(|e| StepFailed::because(STEP, e.to_string()))
+}
+
+/// One outcome for each attempt, or what it said instead.
+fn outcomes(ended: Exit, said: &[u8], request: &Request) -> Result<Vec<Outcome>, StepFailed> {
+    if ended != Exit::Exited(0) {
+        let said = String::from_utf8_lossy(said);
+        return Err(StepFailed::because(STEP, format!("the jailer ended with {ended}: {}", said.trim())));
+    }
+    let outcomes: Vec<Outcome> =
+        serde_json::from_slice(said).map_err(|e| StepFailed::because(STEP, crate::error::sentence(&e)))?;
+    if outcomes.len() == request.attempts.len() {
+        return Ok(outcomes);
+    }
+    Err(StepFailed::because(STEP, "an answer has the wrong length"))
 }
