@@ -1,7 +1,7 @@
 //! Denials as they happen: the same sources, read on from where the history ended.
 //!
 //! ```text
-//! start: sources are open ─> the caller gathers the history ─> begin ─> look ─> look ─> …
+//! start: sources are open ─> history ─> look ─> look ─> …
 //! ```
 //!
 //! What was written while the history was read is in both; an event counts once. Its records come one by one, and from two
@@ -50,7 +50,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Opens the sources. Nothing that is recorded from here on is missed.
+    /// Opens the sources. Nothing that is recorded from here on is missed; `until` does not count.
     pub fn start(sources: &Sources) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let mut follower = Follower {
@@ -88,8 +88,15 @@ impl Follower {
             || self.auditd.as_ref().is_some_and(|auditd| auditd.file.is_some())
     }
 
-    /// Takes over from the history what has only just happened, of which more records may come: that is told here.
-    pub fn begin(&mut self, history: &mut Events) {
+    /// What was recorded until now, but for what has only just happened, of which more records may come: that is told by
+    /// the next looks.
+    pub fn history(&mut self) -> (Events, Vec<Account>) {
+        let (mut history, read) = sources::gather(&self.sources);
+        self.begin(&mut history);
+        (history, read)
+    }
+
+    fn begin(&mut self, history: &mut Events) {
         let recent = history.split_off(self.from);
         self.events.learn_from(history);
         self.told = history.iter().map(|(stamp, _)| *stamp).collect();

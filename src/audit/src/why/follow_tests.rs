@@ -43,8 +43,7 @@ fn told(follower: &mut Follower, many: usize) -> Vec<u64> {
 
 fn start(sources: &Sources) -> (Follower, Events) {
     let mut follower = Follower::start(sources);
-    let (mut history, _) = sources::gather(sources);
-    follower.begin(&mut history);
+    let (history, _) = follower.history();
     (follower, history)
 }
 
@@ -56,12 +55,25 @@ fn what_is_written_between_history_and_stream_is_told_once() {
     append(&log, &line(2));
     let mut follower = Follower::start(&sources(dir.path()));
     append(&log, &line(3));
-    let (mut history, _) = sources::gather(&sources(dir.path()));
+    let (mut history, _) = sources::gather(&follower.sources);
     append(&log, &line(4));
     follower.begin(&mut history);
     assert_eq!(history.iter().map(|(stamp, _)| stamp.serial).collect::<Vec<_>>(), [1]);
     assert_eq!(told(&mut follower, 3), [2, 3, 4]);
     assert_eq!(follower.notes(), [""; 0]);
+}
+
+/// Time passes between the question and the first look: a policy is loaded, a long history read.
+#[test]
+fn the_end_of_the_question_is_not_the_streams() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let asked = Sources { until: now() - 50, ..sources(dir.path()) };
+    append(&log, &format!("type=SECCOMP msg=audit({}.000:1): {CALL}\n", now() - 20));
+    let (mut follower, history) = start(&asked);
+    assert_eq!(history.iter().map(|(stamp, _)| stamp.serial).collect::<Vec<_>>(), [1]);
+    append(&log, &line(2));
+    assert_eq!(told(&mut follower, 1), [2]);
 }
 
 #[test]

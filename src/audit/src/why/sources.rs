@@ -27,7 +27,7 @@ const MAX_RING: usize = 200_000;
 /// What to read, and of which time.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// Seconds since the epoch, both ends included.
+    /// Seconds since the epoch, both ends included; the greatest number is no end.
     pub since: u64,
     pub until: u64,
     /// Directory of auditd's files.
@@ -191,8 +191,11 @@ impl Message {
 fn journal(program: &Path, sources: &Sources, events: &mut Events) -> Account {
     let mut read = Account { name: "journal".into(), ..Account::default() };
     let result = (|| -> io::Result<Option<String>> {
-        let until = format!("--until=@{}", sources.until.saturating_add(1));
-        let mut child = journalctl(program, sources.since).arg(until).spawn()?;
+        let mut command = journalctl(program, sources.since);
+        if let Some(end) = sources.until.checked_add(1) {
+            command.arg(format!("--until=@{end}"));
+        }
+        let mut child = command.spawn()?;
         let told = child.stdout.take().map(|out| lines(out, |line| journal_line(line, sources, events, &mut read)));
         let status = child.wait()?;
         told.transpose()?;

@@ -39,6 +39,8 @@ pub fn why(context: &Context, args: &WhyArgs) -> Result<()> {
     if since > until {
         return Err(Failure::new("--since is later than --until"));
     }
+    // Asked before reading: what changes meanwhile shows as a change later.
+    let kept = changed(context);
     let history = History::read(context)?;
     if let Some(name) = &args.name
         && !history.has(name)
@@ -50,14 +52,14 @@ pub fn why(context: &Context, args: &WhyArgs) -> Result<()> {
     let (policy, unasked) = policy(args)?;
     let sources = Sources::host(since, until);
     let mut follower = args.follow.then(|| Follower::start(&sources));
-    let (mut events, read) = sources::gather(&sources);
-    if let Some(follower) = &mut follower {
-        follower.begin(&mut events);
-        if !follower.can_see() {
-            let notes = read.iter().flat_map(|read| read.notes.iter().map(|note| format!("{}: {note}", read.name)));
-            return Err(Failure::new(format!("there is nothing to follow: {}", notes.collect::<Vec<_>>().join("; ")))
-                .remedy("ask as root; or start auditd, or journald"));
-        }
+    let (events, read) = match &mut follower {
+        Some(follower) => follower.history(),
+        None => sources::gather(&sources),
+    };
+    if follower.as_ref().is_some_and(|follower| !follower.can_see()) {
+        let notes = read.iter().flat_map(|read| read.notes.iter().map(|note| format!("{}: {note}", read.name)));
+        return Err(Failure::new(format!("there is nothing to follow: {}", notes.collect::<Vec<_>>().join("; ")))
+            .remedy("ask as root; or start auditd, or journald"));
     }
     let failed: Vec<_> = history.failed.iter().filter(|f| (since..=until).contains(&f.at)).cloned().collect();
     let mut denials = why::denials(&events, &history.known, policy.as_ref(), &failed);
@@ -79,7 +81,14 @@ pub fn why(context: &Context, args: &WhyArgs) -> Result<()> {
     }
     // The history holds up to 100,000 events.
     drop((events, answer));
-    follow(context, args, follower, &history.failed, policy.as_ref())
+    let told = history.failed.iter().map(start).collect();
+    follow(context, args, follower, Starts { told, kept }, policy.as_ref())
+}
+
+/// Failed starts: which have been told, and when the jailer's records of them were last seen to change.
+struct Starts {
+    told: BTreeSet<(u64, u32, String)>,
+    kept: Option<SystemTime>,
 }
 
 /// Until the reader of standard output leaves; ^C ends the program as it ends any.
@@ -87,26 +96,23 @@ fn follow(
     context: &Context,
     args: &WhyArgs,
     mut follower: Follower,
-    failed: &[why::FailedStart],
+    mut starts: Starts,
     policy: Option<&Policy>,
 ) -> Result<()> {
-    let mut told: BTreeSet<_> = failed.iter().map(start).collect();
-    let mut kept = changed(context);
     while !hung_up(SETTLE) {
         let events = follower.look();
         follower.notes().iter().for_each(|note| say(&part(note)));
         let now = changed(context);
-        if events.is_empty() && now == kept {
+        if events.is_empty() && now == starts.kept {
             continue;
         }
         // Sandboxes come and go meanwhile.
         let history = History::read(context)?;
         let mut denials = follower.denials(&events, &history.known, policy);
-        if now != kept {
-            let new = history.failed.iter().filter(|failed| !told.contains(&start(failed)));
+        if now != starts.kept {
+            let new = history.failed.iter().filter(|failed| !starts.told.contains(&start(failed)));
             denials.extend(new.map(why::failed_start));
-            told = history.failed.iter().map(start).collect();
-            kept = now;
+            starts = Starts { told: history.failed.iter().map(start).collect(), kept: now };
         }
         denials.retain(|denial| wanted(denial, args));
         tell(context, &denials)?;
@@ -132,7 +138,7 @@ fn start(failed: &why::FailedStart) -> (u64, u32, String) {
     (failed.at, failed.pid, failed.name.clone())
 }
 
-/// When the jailer last kept or dropped a failed start.
+/// When the jailer last kept or dropped a record of one.
 fn changed(context: &Context) -> Option<SystemTime> {
     std::fs::metadata(context.dirs.run.join("past")).and_then(|meta| meta.modified()).ok()
 }

@@ -167,7 +167,7 @@ fn verdict(report: &Report, tally: &Tally) -> Markup {
                     h1 #verdict { (headline(tally)) }
                     p {
                         (count(failed + noted + unknown + passed, "check")) ": " (number(failed)) " failed, "
-                        @if noted > 0 { (number(noted)) " noted for information, " }
+                        @if noted > 0 { (number(noted)) " noted, " }
                         (number(unknown)) " could not be made, " (number(passed)) " passed."
                         @if !report.waived.is_empty() { " " a href="#waived" { (count(report.waived.len(), "rule")) " switched off" } " by the profile." }
                         @if tally.outcome == Outcome::Nothing { " An audit that looked at nothing proves nothing." }
