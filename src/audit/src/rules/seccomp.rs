@@ -2,7 +2,7 @@
 
 use super::common::{ALL_OF_A_VM, PROCESSES, confined, counted, each, each_of, gathered, named, thread};
 use crate::rule::{Check, Initial, Parameter, Rule, Scope, Severity, Verdict};
-use crate::seccomp::{Remark, RemarkId, Verdicts};
+use crate::seccomp::{Remark, RemarkId, Verdicts, in_one_line};
 use crate::subject::{Known, Process, Subject, Thread};
 
 const LAYER: &str = "seccomp";
@@ -254,8 +254,8 @@ fn hinted(
             let is_allowed = remark.call.as_deref().is_some_and(|call| allowed.contains(&call));
             of.contains(&remark.id) && fits(remark.severity) && !is_allowed
         };
-        let texts: Vec<&str> = verdicts.remarks.iter().filter(counts).map(|remark| remark.text.as_str()).collect();
-        (!texts.is_empty()).then(|| texts.join("; "))
+        let told = in_one_line(verdicts.remarks.iter().filter(counts));
+        (!told.is_empty()).then_some(told)
     });
     if of.contains(&RemarkId::NoFilter) {
         return judged;

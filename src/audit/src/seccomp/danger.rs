@@ -117,27 +117,3 @@ pub(super) const FAMILIES: &[(u64, &str, &str)] = &[
 
 /// ioctl commands that type into a terminal.
 pub(super) const TERMINAL: &[(u64, &str)] = &[(0x5412, "TIOCSTI"), (0x541c, "TIOCLINUX")];
-
-/// Arguments of which the kernel takes all 64 bits: addresses, sizes and offsets. Most others are int.
-pub(super) const WIDE: &[(&str, &[u8])] = &[
-    ("read", &[1, 2]),
-    ("write", &[1, 2]),
-    ("pread64", &[1, 2, 3]),
-    ("pwrite64", &[1, 2, 3]),
-    ("lseek", &[1]),
-    ("mmap", &[0, 1, 5]),
-    ("munmap", &[0, 1]),
-    ("mprotect", &[0, 1]),
-    ("madvise", &[0, 1]),
-    ("mremap", &[0, 1, 2, 4]),
-    ("brk", &[0]),
-    ("ioctl", &[2]),
-    ("fcntl", &[2]),
-    ("prctl", &[1, 2, 3, 4]),
-    ("ftruncate", &[1]),
-    ("fallocate", &[2, 3]),
-    ("futex", &[0, 3, 4]),
-    ("memfd_create", &[0]),
-    ("sendto", &[1, 2, 4]),
-    ("recvfrom", &[1, 2, 4]),
-];

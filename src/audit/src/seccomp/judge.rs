@@ -259,11 +259,11 @@ impl Engine {
                 if condition == FALSE {
                     continue;
                 }
-                let named = |field, value| match field {
-                    Field::Argument(index) => names::value(name, index, value),
+                let meaning = |field, mask, value| match field {
+                    Field::Argument(index) => names::meaning(name, index, mask, value),
                     _ => None,
                 };
-                let when = conditions::describe(&mut self.d, condition, &named)?;
+                let when = conditions::describe(&mut self.d, condition, &meaning)?;
                 let why = if abi == Abi::X86_64 { self.why(number, condition, layers)? } else { Vec::new() };
                 calls.push(Call { abi, number, name: Some(name.to_owned()), when, why });
             }

@@ -6,9 +6,9 @@
 //!                      │ symbolic.rs   all inputs at once, on the diagrams of diagram.rs
 //!                      ▼
 //!                  one diagram per filter ── action.rs: precedence ──> one for the stack
-//!                      │ judge.rs      tables of all numbers, calls with conditions (conditions.rs) and reasons
-//!                      ▼ remarks.rs    what is worth a finding (danger.rs)
-//!                  Verdicts
+//!                      │ judge.rs      tables of all numbers, calls with conditions (conditions.rs, values.rs) and reasons
+//!                      ▼ remarks.rs    what is worth a finding (danger.rs, widths.rs)
+//!                  Verdicts ── outline.rs, reasons.rs, text.rs: for people
 //! ```
 //!
 //! Trust: a program is another's and may be hostile. It costs bounded memory and time, or is [`Undecided`].
@@ -19,10 +19,14 @@ mod danger;
 mod diagram;
 mod judge;
 mod names;
+mod outline;
 mod program;
+mod reasons;
 mod remarks;
 mod symbolic;
 mod text;
+mod values;
+mod widths;
 
 use std::sync::Arc;
 
@@ -32,7 +36,9 @@ use crate::rule::Severity;
 use crate::subject::Known;
 
 pub use judge::{Cache, Program};
+pub use outline::{Outline, closed, listed};
 pub use program::{NoFilter, digest, from_hex, to_hex};
+pub use reasons::{by_reason, in_one_line};
 pub use symbolic::Undecided;
 pub use text::render;
 

@@ -1,16 +1,17 @@
 //! What is worth a finding in a stack of filters.
 
-use super::danger::{CALLS, FAMILIES, GUARDED, TERMINAL, WIDE};
+use super::danger::{CALLS, FAMILIES, GUARDED, TERMINAL};
 use super::diagram::{Bounded, Diagrams, FALSE, Field, Node};
 use super::judge::{Layer, given_arch};
+use super::outline::Outline;
 use super::program::{Op, Operand, Test};
+use super::reasons::IS_ALLOWED;
+use super::widths::{Width, width};
 use super::{Abi, Action, Input, Remark, RemarkId, Verdicts, action};
 use crate::rule::Severity::{self, Critical, High, Info, Low, Medium};
 
 /// Names that one remark lists.
 const MOST_NAMES: usize = 12;
-/// A number that no kernel has: what a filter answers to it is its answer to all that nobody listed.
-const NOBODYS: u32 = 0x3fff_fff0;
 
 pub(super) fn all(d: &mut Diagrams, verdicts: &Verdicts, answer: Node, layers: &[Layer]) -> Bounded<Vec<Remark>> {
     let mut remarks = Vec::new();
@@ -38,7 +39,7 @@ pub(super) fn all(d: &mut Diagrams, verdicts: &Verdicts, answer: Node, layers: &
     stack.other_abis(d, answer, &mut remarks)?;
     stack.dangerous(d, &mut remarks)?;
     stack.arguments(d, &mut remarks)?;
-    stack.upper_halves(d, &mut remarks);
+    stack.upper_halves(d, &mut remarks)?;
     Ok(remarks)
 }
 
@@ -61,7 +62,7 @@ fn of_layer(d: &mut Diagrams, layer: &Layer, remarks: &mut Vec<Remark>) -> Bound
         let text = format!("answers {value:#x}, an action that the kernel does not know: it kills the process");
         remarks.push(remark(RemarkId::UnknownAction, Medium, text));
     }
-    let nobodys = Input { nr: NOBODYS, arch: Abi::X86_64.arch(), ..Input::default() };
+    let nobodys = Input { nr: Abi::X86_64.nobodys(), arch: Abi::X86_64.arch(), ..Input::default() };
     unreachable(layer, d.evaluate(layer.answer, &nobodys), remarks);
     Ok(())
 }
@@ -110,7 +111,7 @@ impl Stack {
     }
 
     fn whole(&self, d: &mut Diagrams, verdicts: &Verdicts, answer: Node, remarks: &mut Vec<Remark>) -> Bounded<()> {
-        let listless = self.of(d, Abi::X86_64, NOBODYS) != FALSE;
+        let listless = self.of(d, Abi::X86_64, Abi::X86_64.nobodys()) != FALSE;
         if listless {
             let text = "calls that nobody listed are allowed: what the next kernel adds is open";
             remarks.push(remark(RemarkId::DefaultAllow, Medium, text));
@@ -135,11 +136,7 @@ impl Stack {
             let text = "some denied calls return 0: the caller takes them for done";
             remarks.push(remark(RemarkId::ErrnoZero, Medium, text));
         }
-        let nobodys = Input { nr: NOBODYS, arch: Abi::X86_64.arch(), ..Input::default() };
-        if Action::of(d.evaluate(answer, &nobodys)) == Action::KillThread {
-            let text = "what is denied kills the calling thread only: the others go on without it, with its locks held";
-            remarks.push(remark(RemarkId::KillsThreadOnly, Low, text));
-        }
+        kills_thread(verdicts, remarks);
         Ok(())
     }
 
@@ -216,7 +213,7 @@ impl Stack {
                 let is = d.equals(Field::Argument(1), int, *command)?;
                 if d.and(ioctl, is)? != FALSE {
                     let text =
-                        format!("ioctl {name} is allowed on {abi}: types into the terminal of whoever started it");
+                        format!("ioctl {name}{IS_ALLOWED} ({abi}): types into the terminal of whoever started it");
                     remarks.push(of_ioctl(RemarkId::TerminalInjection, Medium, text));
                 }
             }
@@ -224,7 +221,7 @@ impl Stack {
             for (family, name, why) in FAMILIES {
                 let is = d.equals(Field::Argument(0), int, *family)?;
                 if d.and(socket, is)? != FALSE {
-                    let text = format!("socket {name} is allowed on {abi}: {why}");
+                    let text = format!("socket {name}{IS_ALLOWED} ({abi}): {why}");
                     let of_socket = remark(RemarkId::SocketFamily, Medium, text);
                     remarks.push(Remark { call: Some("socket".into()), ..of_socket });
                 }
@@ -234,8 +231,8 @@ impl Stack {
     }
 
     /// Arguments whose lower half is compared while the upper one is free.
-    fn upper_halves(&self, d: &Diagrams, remarks: &mut Vec<Remark>) {
-        let (mut wide, mut narrow) = (Vec::new(), Vec::new());
+    fn upper_halves(&self, d: &mut Diagrams, remarks: &mut Vec<Remark>) -> Bounded<()> {
+        let (mut whole, mut unknown, mut lower) = (Vec::new(), Vec::new(), Vec::new());
         for (number, name) in Abi::X86_64.table() {
             let condition = self.of(d, Abi::X86_64, number);
             for index in 0..6 {
@@ -243,27 +240,63 @@ impl Stack {
                 let half =
                     |upper: bool| d.depends(condition, |v| Field::of(v).0 == field && (Field::of(v).1 >= 32) == upper);
                 if half(false) && !half(true) {
-                    let is_wide = WIDE.iter().any(|(call, args)| *call == name && args.contains(&index));
-                    if is_wide { &mut wide } else { &mut narrow }.push(format!("{name} arg{index}"));
+                    let list = match width(d, condition, name, index)? {
+                        Width::Whole => &mut whole,
+                        Width::Unknown => &mut unknown,
+                        Width::Lower => &mut lower,
+                    };
+                    list.push(format!("{name} arg{index}"));
                 }
             }
         }
-        if !wide.is_empty() {
-            let text = format!("the lower half is compared and the kernel takes all 64 bits: {}", list(&wide));
-            remarks.push(remark(RemarkId::UpperHalfUnchecked, Medium, text));
+        for (args, severity, what) in [
+            (whole, Medium, "and the kernel takes all 64 bits"),
+            (unknown, Low, "and the kernel may take all 64 bits"),
+            (lower, Info, "which is all that the kernel looks at"),
+        ] {
+            if !args.is_empty() {
+                let text = format!("the lower half is compared, {what}: {}", list(&args));
+                remarks.push(remark(RemarkId::UpperHalfUnchecked, severity, text));
+            }
         }
-        if !narrow.is_empty() {
-            let text =
-                format!("the lower half is compared, which is all that the kernel takes of an int: {}", list(&narrow));
-            remarks.push(remark(RemarkId::UpperHalfUnchecked, Info, text));
+        Ok(())
+    }
+}
+
+/// By name what kills one thread and belongs to this ABI; what no compiler of the process's own emits is for information.
+fn kills_thread(verdicts: &Verdicts, remarks: &mut Vec<Remark>) {
+    let kills = |answers: &[Action]| answers.contains(&Action::KillThread);
+    let (mut named, mut whole) = (Vec::new(), Vec::new());
+    for table in &verdicts.tables {
+        let outline = Outline::of(table);
+        if kills(&outline.default) {
+            whole.push(table.abi);
         }
+        let other = outline.other.into_iter().filter(|(answers, _)| kills(answers));
+        let entries = other.flat_map(|(_, entries)| entries).filter(|entry| table.abi.number(entry).is_some());
+        named.extend(
+            entries.map(|entry| if table.abi == Abi::X86_64 { entry } else { format!("{entry} ({})", table.abi) }),
+        );
+    }
+    let so = "the calling thread only: the others go on without it, with its locks held";
+    if whole.contains(&Abi::X86_64) {
+        remarks.push(remark(RemarkId::KillsThreadOnly, Low, format!("what is denied kills {so}")));
+        return;
+    }
+    if !named.is_empty() {
+        remarks.push(remark(RemarkId::KillsThreadOnly, Low, format!("{} kill {so}", list(&named))));
+    }
+    if !whole.is_empty() {
+        let abis: Vec<String> = whole.iter().map(Abi::to_string).collect();
+        let text = format!("a call of another ABI ({}) kills {so}", abis.join(", "));
+        remarks.push(remark(RemarkId::KillsThreadOnly, Info, text));
     }
 }
 
 fn push_call(remarks: &mut Vec<Remark>, name: &str, abis: &[Abi], severity: Severity, why: &str) {
     if !abis.is_empty() {
         let abis: Vec<String> = abis.iter().map(Abi::to_string).collect();
-        let text = format!("{name} is allowed ({}): {why}", abis.join(", "));
+        let text = format!("{name}{IS_ALLOWED} ({}): {why}", abis.join(", "));
         remarks.push(Remark { call: Some(name.to_owned()), ..remark(RemarkId::DangerousCall, severity, text) });
     }
 }

@@ -1,5 +1,6 @@
 //! What each thread's filters allow. Threads with the same filters share a table: 200 runners have four between them.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use maud::{Markup, html};
@@ -8,7 +9,7 @@ use super::tables;
 use super::text::{Text, count, lines};
 use super::{icon, subject};
 use crate::report::Report;
-use crate::seccomp::{Abi, Action, Call, Verdicts};
+use crate::seccomp::{Abi, Call, Outline, Remark, Table, Verdicts, by_reason, closed, listed};
 use crate::subject::{Subject, Thread};
 
 /// All different verdicts of a report, in order of appearance, with the threads that have them.
@@ -61,7 +62,7 @@ impl<'a> Shelf<'a> {
     pub fn section(&self, report: &Report) -> Option<Markup> {
         (!self.verdicts.is_empty()).then(|| {
             html! {
-                p.lead { "Read back from the kernel and decided for every number of every ABI. A call that is not listed is refused, whatever its arguments." }
+                p.lead { "Read back from the kernel and decided for every number of every ABI and all arguments." }
                 @for (at, (verdicts, users)) in self.verdicts.iter().enumerate() {
                     details.part id={ "v" (at) } {
                         summary { span { (name(verdicts)) } span.n { (count(verdicts.calls.len(), "call")) ", " (count(users.len(), "thread")) } }
@@ -98,61 +99,66 @@ fn body(report: &Report, verdicts: &Verdicts, users: &[User]) -> Markup {
         };
         vec![html! { code { (Text(&filter.digest)) } }, html! { (filter.instructions) }, known]
     });
+    let all = ["Call", "ABI", "When", "Why"];
+    // Nobody gave reasons for another program's filter.
+    let head = if verdicts.calls.iter().all(|call| call.why.is_empty()) { &all[..3] } else { &all[..] };
     html! {
         p.users { "Used by " @for (at, user) in users.iter().take(NAMED).enumerate() {
             @if at > 0 { ", " }
             (subject::link(report, user.subject.kind, &user.subject.name)) " " (Text(user.role)) " " code { (Text(&user.thread.name)) }
         } @if users.len() > NAMED { " and " (users.len() - NAMED) " more threads" } "." }
         (tables::table("Filters, the newest first", &["SHA-256 of the instructions", "Instructions", "What it is"], filters))
-        @if !verdicts.remarks.is_empty() { ul.key { @for remark in &verdicts.remarks {
+        @if !verdicts.remarks.is_empty() { ul.key { @for remark in &remarks(verdicts) {
             li { (icon(remark.severity.word())) (Text(&remark.text)) }
         } } }
-        (otherwise(verdicts))
-        @if !verdicts.calls.is_empty() {
-            (tables::table("Allowed calls", &["Call", "ABI", "When", "Why"], verdicts.calls.iter().map(call)))
+        @for table in &verdicts.tables { (numbers(table)) }
+        @for table in &verdicts.tables { (always(table.abi, &verdicts.calls)) }
+        @if verdicts.calls.iter().any(|call| told(&call)) {
+            (tables::table("Allowed calls, with conditions or reasons", head, verdicts.calls.iter().filter(told).map(|call| row(verdicts, call))))
         }
     }
 }
 
-fn call(call: &Call) -> Vec<Markup> {
-    vec![
-        html! { @match &call.name { Some(name) => code { (Text(name)) }, None => "no name" } " " span.pid { (call.number & !(1 << 30)) } },
-        html! { (abi(call.abi)) },
-        html! { @if call.when.is_empty() { span.none { "always" } } @else { span.code { (lines(&call.when)) } } },
-        html! { @if !call.why.is_empty() { (lines(&call.why)) } },
-    ]
+/// The worst first, those with one reason as one.
+fn remarks(verdicts: &Verdicts) -> Vec<Remark> {
+    let mut remarks = by_reason(&verdicts.remarks);
+    remarks.sort_by_key(|remark| Reverse(remark.severity));
+    remarks
 }
 
-/// What the numbers get that nobody listed: the answer of each ABI's largest range that allows nothing.
-fn otherwise(verdicts: &Verdicts) -> Markup {
-    let refused = verdicts.tables.iter().filter_map(|table| {
-        let ranges = table.ranges.iter().filter(|r| !r.answers.contains(&Action::Allow));
-        let range = ranges.max_by_key(|r| r.last - r.first)?;
-        Some((abi(table.abi), range.answers.iter().map(|a| action(*a)).collect::<Vec<_>>().join(" or ")))
-    });
-    let refused: Vec<_> = refused.collect();
-    html! { @if !refused.is_empty() {
-        p.lead { "Any other number: " @for (at, (abi, answer)) in refused.iter().enumerate() { @if at > 0 { "; " } (abi) " " strong { (answer) } } "." }
+/// Is there more to tell of a call than its name?
+fn told(call: &&Call) -> bool {
+    !call.when.is_empty() || !call.why.is_empty()
+}
+
+/// Calls of an ABI whose names are all that there is to tell.
+fn always(abi: Abi, calls: &[Call]) -> Markup {
+    let names: Vec<&str> =
+        calls.iter().filter(|call| call.abi == abi && !told(call)).filter_map(|call| call.name.as_deref()).collect();
+    html! { @if !names.is_empty() {
+        p.lead { (abi) ", allowed whatever the arguments (" (names.len()) "): " code { (names.join(", ")) } }
     } }
 }
 
-fn abi(abi: Abi) -> &'static str {
-    match abi {
-        Abi::X86_64 => "x86-64",
-        Abi::X32 => "x32",
-        Abi::I386 => "i386",
-    }
+/// What the numbers of an ABI get that nobody listed, and those that get something else.
+fn numbers(table: &Table) -> Markup {
+    let outline = Outline::of(table);
+    html! { p.lead {
+        (table.abi) ": "
+        @if closed(table) { "nothing is allowed: " } @else { (outline.rest()) ": " }
+        strong { (listed(&outline.default)) }
+        @for (answers, entries) in &outline.other { "; " strong { (listed(answers)) } ": " (entries.join(", ")) }
+        "."
+    } }
 }
 
-fn action(action: Action) -> String {
-    match action {
-        Action::KillProcess => "kills the process".into(),
-        Action::KillThread => "kills the thread".into(),
-        Action::Trap(_) => "SIGSYS".into(),
-        Action::Errno(errno) => format!("errno {errno}"),
-        Action::UserNotify => "asks a supervisor".into(),
-        Action::Trace(_) => "asks a tracer".into(),
-        Action::Log => "is logged and allowed".into(),
-        Action::Allow => "is allowed".into(),
-    }
+fn row(verdicts: &Verdicts, call: &Call) -> Vec<Markup> {
+    let table = verdicts.tables.iter().find(|table| table.abi == call.abi);
+    let refusal = table.and_then(|table| Outline::of(table).refusal(table, call));
+    vec![
+        html! { @match &call.name { Some(name) => code { (Text(name)) }, None => "no name" } " " span.pid { (call.number & !(1 << 30)) } },
+        html! { (call.abi) },
+        html! { @if call.when.is_empty() { span.none { "always" } } @else { span.code { (lines(&call.when)) } @if let Some(refusal) = &refusal { " otherwise " (refusal) } } },
+        html! { @if !call.why.is_empty() { (lines(&call.why)) } },
+    ]
 }

@@ -73,7 +73,11 @@ pub fn run_stack(stack: &[Program], input: &Input) -> Action {
 /// Does an alternative of [`Call::when`] hold? Knows the text only.
 pub fn holds(alternative: &str, input: &Input) -> bool {
     alternative.split(" && ").all(|comparison| {
-        let words: Vec<&str> = comparison.split(' ').filter(|word| !word.starts_with('(')).collect();
+        // What values mean stands in parentheses.
+        let parts = comparison.split(" (").enumerate();
+        let bare = parts.map(|(at, part)| if at == 0 { part } else { part.split_once(')').unwrap().1 });
+        let comparison = bare.collect::<String>();
+        let words: Vec<&str> = comparison.split(' ').collect();
         let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap();
         let value = |text: &str| {
             let (name, mask) = match text.strip_prefix("u32(") {
@@ -94,6 +98,10 @@ pub fn holds(alternative: &str, input: &Input) -> bool {
             [what, ">=", is] => value(what) >= number(is),
             [what, "&", mask, "==", is] => value(what) & number(mask) == number(is),
             [what, "&", mask, "!=", is] => value(what) & number(mask) != number(is),
+            [what, "in", ..] => {
+                let set = comparison.split_once('{').unwrap().1.strip_suffix('}').unwrap();
+                set.split(", ").any(|is| value(what) == number(is))
+            }
             [least, "<=", what, "<=", most] => (number(least)..=number(most)).contains(&value(what)),
             _ => panic!("{comparison}"),
         }

@@ -1,5 +1,6 @@
 //! Specimens that violate one thing each, and an interpreter that knows nothing of diagrams.
 
+mod foreign;
 mod interpreter;
 mod property;
 mod specimens;

@@ -28,6 +28,8 @@ fn our_filters_are_known_and_have_no_remark_of_weight() {
         let dangerous = [RemarkId::DangerousCall, RemarkId::UpperHalfUnchecked];
         let others: Vec<_> = verdicts.remarks.iter().filter(|remark| !dangerous.contains(&remark.id)).collect();
         assert!(others.is_empty(), "{}: {others:?}", filter.name());
+        let mut halves = verdicts.remarks.iter().filter(|remark| remark.id == RemarkId::UpperHalfUnchecked);
+        assert!(halves.all(|half| half.severity == Severity::Info), "{}: {:?}", filter.name(), verdicts.remarks);
         for abi in [Abi::X32, Abi::I386] {
             let table = verdicts.tables.iter().find(|table| table.abi == abi).unwrap();
             assert!(table.ranges.iter().all(|range| range.answers == [Action::KillProcess]), "{}", filter.name());

@@ -155,7 +155,7 @@ fn may(thread: &Thread) -> String {
     let seccomp = match (thread.seccomp_mode, &thread.filters) {
         (0, _) => "no filter: every system call".to_owned(),
         (1, _) => "strict: read, write, exit, sigreturn".to_owned(),
-        (_, Known::Unseen(why)) => format!("{} filters, not read: {why}", thread.filter_count),
+        (_, Known::Unseen(why)) => format!("filters: {}, not read: {why}", thread.filter_count),
         (_, Known::Seen(verdicts)) => {
             let named = |whole: bool| -> BTreeSet<&str> {
                 let calls = verdicts.calls.iter().filter(|call| call.when.is_empty() == whole);
@@ -163,8 +163,11 @@ fn may(thread: &Thread) -> String {
             };
             let (whole, partly) = (named(true), named(false));
             format!(
-                "{} filters allow {} calls ({}) and {} under conditions ({})",
-                verdicts.filters.len(),
+                "{} {} calls ({}) and {} under conditions ({})",
+                match verdicts.filters.len() {
+                    1 => "1 filter allows".to_owned(),
+                    count => format!("{count} filters allow"),
+                },
                 whole.len(),
                 list(&whole.into_iter().collect::<Vec<_>>()),
                 partly.len(),

@@ -1,14 +1,20 @@
 //! Names of system calls per ABI, and of the argument values that filters ask for.
 
+mod flags;
+mod ioctls;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use casemate_filters::Filter as Ours;
 
 use super::Abi;
+use ioctls::IOCTLS;
 
 /// Numbers beyond every table of today's kernels, counted from the table's first.
 const BEYOND: u32 = 1024;
+/// Counted from the table's first: beyond every table, and without the bits that tell ABIs apart.
+const NOBODYS: u32 = 0x3fff_fff0;
 /// __X32_SYSCALL_BIT (arch/x86/include/uapi/asm/unistd.h)
 const X32_BIT: u32 = 0x4000_0000;
 
@@ -26,6 +32,11 @@ impl Abi {
     /// The first number of its table.
     pub fn base(self) -> u32 {
         if self == Self::X32 { X32_BIT } else { 0 }
+    }
+
+    /// A number that no kernel has: what a filter answers to it is its answer to all that nobody listed.
+    pub(super) fn nobodys(self) -> u32 {
+        self.base() + NOBODYS
     }
 
     /// The name of a number, as syscall-numbers has it (Linux 6.17 and later additions of its release).
@@ -63,7 +74,7 @@ impl std::fmt::Display for Abi {
 }
 
 /// The field's name for a value of an argument, as KVM_RUN for ioctl's second.
-pub(super) fn value(call: &str, arg: u8, value: u64) -> Option<&'static str> {
+fn value(call: &str, arg: u8, value: u64) -> Option<&'static str> {
     let ours = || {
         let rules = Ours::ALL.into_iter().flat_map(|filter| filter.rules()).filter(|rule| rule.syscall == call);
         let mut conditions = rules.flat_map(|rule| rule.conditions);
@@ -71,6 +82,13 @@ pub(super) fn value(call: &str, arg: u8, value: u64) -> Option<&'static str> {
     };
     let known = VALUES.iter().find(|(calls, at, _)| *at == arg && calls.contains(&call));
     known.and_then(|(_, _, names)| names.iter().find(|(known, _)| *known == value)).map(|(_, name)| *name).or_else(ours)
+}
+
+/// What `argument & mask == value` means, as `KVM_RUN`, `PROT_READ|PROT_WRITE` or `no PROT_EXEC`.
+pub(super) fn meaning(call: &str, arg: u8, mask: u64, is: u64) -> Option<String> {
+    let whole = mask == u64::MAX || mask == u64::from(u32::MAX);
+    let named = if whole { value(call, arg, is).map(str::to_owned) } else { None };
+    named.or_else(|| flags::meaning(call, arg, (!whole).then_some(mask), is))
 }
 
 type Values = (&'static [&'static str], u8, &'static [(u64, &'static str)]);
@@ -150,69 +168,4 @@ const FAMILIES: &[(u64, &str)] = &[
     (38, "AF_ALG"),
     (40, "AF_VSOCK"),
     (44, "AF_XDP"),
-];
-
-const IOCTLS: &[(u64, &str)] = &[
-    (0x5401, "TCGETS"),
-    (0x5402, "TCSETS"),
-    (0x5403, "TCSETSW"),
-    (0x5412, "TIOCSTI"),
-    (0x5413, "TIOCGWINSZ"),
-    (0x541b, "FIONREAD"),
-    (0x541c, "TIOCLINUX"),
-    (0x5421, "FIONBIO"),
-    (0x5451, "FIOCLEX"),
-    (0x400454ca, "TUNSETIFF"),
-    (0x400454d0, "TUNSETOFFLOAD"),
-    (0x400454d8, "TUNSETVNETHDRSZ"),
-    (0xae00, "KVM_GET_API_VERSION"),
-    (0xae01, "KVM_CREATE_VM"),
-    (0xae03, "KVM_CHECK_EXTENSION"),
-    (0xae04, "KVM_GET_VCPU_MMAP_SIZE"),
-    (0xae41, "KVM_CREATE_VCPU"),
-    (0x4010ae42, "KVM_GET_DIRTY_LOG"),
-    (0x4020ae46, "KVM_SET_USER_MEMORY_REGION"),
-    (0xae47, "KVM_SET_TSS_ADDR"),
-    (0xae60, "KVM_CREATE_IRQCHIP"),
-    (0x4008ae61, "KVM_IRQ_LINE"),
-    (0xc208ae62, "KVM_GET_IRQCHIP"),
-    (0x8208ae63, "KVM_SET_IRQCHIP"),
-    (0x4008ae6a, "KVM_SET_GSI_ROUTING"),
-    (0x4020ae76, "KVM_IRQFD"),
-    (0x4040ae77, "KVM_CREATE_PIT2"),
-    (0x4040ae79, "KVM_IOEVENTFD"),
-    (0x4030ae7b, "KVM_SET_CLOCK"),
-    (0x8030ae7c, "KVM_GET_CLOCK"),
-    (0xae80, "KVM_RUN"),
-    (0x8090ae81, "KVM_GET_REGS"),
-    (0x4090ae82, "KVM_SET_REGS"),
-    (0x8138ae83, "KVM_GET_SREGS"),
-    (0x4138ae84, "KVM_SET_SREGS"),
-    (0xc008ae88, "KVM_GET_MSRS"),
-    (0x4008ae89, "KVM_SET_MSRS"),
-    (0x8400ae8e, "KVM_GET_LAPIC"),
-    (0x4400ae8f, "KVM_SET_LAPIC"),
-    (0x4008ae90, "KVM_SET_CPUID2"),
-    (0xc008ae91, "KVM_GET_CPUID2"),
-    (0x8004ae98, "KVM_GET_MP_STATE"),
-    (0x4004ae99, "KVM_SET_MP_STATE"),
-    (0x8040ae9f, "KVM_GET_VCPU_EVENTS"),
-    (0x4040aea0, "KVM_SET_VCPU_EVENTS"),
-    (0x8080aea1, "KVM_GET_DEBUGREGS"),
-    (0x4080aea2, "KVM_SET_DEBUGREGS"),
-    (0x4068aea3, "KVM_ENABLE_CAP"),
-    (0x9000aea4, "KVM_GET_XSAVE"),
-    (0x5000aea5, "KVM_SET_XSAVE"),
-    (0x4020aea5, "KVM_SIGNAL_MSI"),
-    (0x8188aea6, "KVM_GET_XCRS"),
-    (0x4188aea7, "KVM_SET_XCRS"),
-    (0xaea3, "KVM_GET_TSC_KHZ"),
-    (0xaea2, "KVM_SET_TSC_KHZ"),
-    (0xaead, "KVM_KVMCLOCK_CTRL"),
-    (0xc00caee0, "KVM_CREATE_DEVICE"),
-    (0x4018aee1, "KVM_SET_DEVICE_ATTR"),
-    (0x80081272, "BLKGETSIZE64"),
-    (0x1277, "BLKDISCARD"),
-    (0x127f, "BLKZEROOUT"),
-    (0x1268, "BLKSSZGET"),
 ];
