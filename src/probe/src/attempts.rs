@@ -47,13 +47,7 @@ pub fn perform(attempt: &Attempt, hands: Hands<'_>) -> Outcome {
             judge(result, &[ENOENT])
         }
         Attempt::ConnectAbstract { name } => judge(connect_abstract(name), &[ECONNREFUSED]),
-        Attempt::ConnectTcp { address } => match address.parse::<SocketAddr>() {
-            Ok(address) => {
-                let result = TcpStream::connect_timeout(&address, Duration::from_secs(2));
-                judge(result.map(drop), &[ENETUNREACH])
-            }
-            Err(error) => Outcome::Unclear { why: error.to_string() },
-        },
+        Attempt::ConnectTcp { address } => connect_tcp(address),
         Attempt::Socket { family, kind } => judge(provoke::socket(*family, *kind), &[EAFNOSUPPORT]),
         Attempt::Kill { pid } => judge(provoke::kill(*pid), &[ESRCH]),
         Attempt::Trace { pid } => judge(provoke::trace(*pid), &[ESRCH]),
@@ -65,14 +59,7 @@ pub fn perform(attempt: &Attempt, hands: Hands<'_>) -> Outcome {
         },
         Attempt::I386 => i386(),
         Attempt::Processes { count } => judge(processes(*count), &[EAGAIN]),
-        Attempt::Allocate { bytes } => {
-            // Touched by being filled with something else than zero; the kernel may kill us here.
-            let memory = vec![1u8; usize::try_from(*bytes).unwrap_or(usize::MAX)];
-            if std::hint::black_box(&memory).len() as u64 == *bytes {
-                return Outcome::Allowed;
-            }
-            Outcome::Unclear { why: "the memory was not there".into() }
-        }
+        Attempt::Allocate { bytes } => allocate(*bytes),
         Attempt::Descriptors { count } => {
             let copies: io::Result<Vec<_>> =
                 (0..*count).map(|_| rustix::io::dup(io::stdin()).map_err(raw_errno)).collect();
@@ -88,6 +75,25 @@ pub fn perform(attempt: &Attempt, hands: Hands<'_>) -> Outcome {
             with_fd(fds, *number, |fd| provoke::ioctl(fd.as_fd(), KVM_GET_API_VERSION).map(drop))
         }
     }
+}
+
+fn connect_tcp(address: &str) -> Outcome {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => {
+            let result = TcpStream::connect_timeout(&address, Duration::from_secs(2));
+            judge(result.map(drop), &[ENETUNREACH])
+        }
+        Err(error) => Outcome::Unclear { why: error.to_string() },
+    }
+}
+
+fn allocate(bytes: u64) -> Outcome {
+    // Touched by being filled with something else than zero; the kernel may kill us here.
+    let memory = vec![1u8; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    if std::hint::black_box(&memory).len() as u64 == bytes {
+        return Outcome::Allowed;
+    }
+    Outcome::Unclear { why: "the memory was not there".into() }
 }
 
 /// EPERM, EACCES and ENOSYS are a layer's no; so is `absent` where the layer's way is to leave nothing

@@ -67,13 +67,7 @@ pub fn make(object: Object, place: &Path, mark: &str) -> io::Result<Held> {
             let socket = listen(&SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
             Ok(named(Handle::Name(name), Some(socket)))
         }
-        Object::Connection => {
-            let (one, other) =
-                rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            // Something to read.
-            rustix::io::write(&other, b"casemate")?;
-            Ok(Held { _beside: Some(other), ..descriptor(one) })
-        }
+        Object::Connection => connection(),
         Object::Memfd => {
             let fd = rustix::fs::memfd_create("casemate-trial", MemfdFlags::CLOEXEC)?;
             rustix::io::write(&fd, b"casemate")?;
@@ -82,16 +76,7 @@ pub fn make(object: Object, place: &Path, mark: &str) -> io::Result<Held> {
         Object::Shm => ipc(Ipc::Shm),
         Object::Sem => ipc(Ipc::Sem),
         Object::Msg => ipc(Ipc::Msg),
-        Object::Queue => {
-            let short = CString::new(name.clone())?;
-            let made = objects::queue(&short, true);
-            // Landlock lets the queue be made and forbids to open it: it would stay without an owner.
-            if made.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
-                let _ = objects::remove_queue(&short);
-            }
-            let fd = made?;
-            Ok(Held { _gone: Removal::Queue(short), ..named(Handle::Name(name), Some(fd)) })
-        }
+        Object::Queue => queue(name),
         Object::Key => Ok(named(Handle::Number(objects::make_key()?), None)),
         Object::Vsock => {
             let (socket, port) = objects::listen_vsock()?;
@@ -113,6 +98,24 @@ pub fn make(object: Object, place: &Path, mark: &str) -> io::Result<Held> {
         }
         Object::Process => Ok(named(Handle::Number(process::own_pid()), None)),
     }
+}
+
+fn connection() -> io::Result<Held> {
+    let (one, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Something to read.
+    rustix::io::write(&other, b"casemate")?;
+    Ok(Held { _beside: Some(other), ..descriptor(one) })
+}
+
+fn queue(name: String) -> io::Result<Held> {
+    let short = CString::new(name.clone())?;
+    let made = objects::queue(&short, true);
+    // Landlock lets the queue be made and forbids to open it: it would stay without an owner.
+    if made.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+        let _ = objects::remove_queue(&short);
+    }
+    let fd = made?;
+    Ok(Held { _gone: Removal::Queue(short), ..named(Handle::Name(name), Some(fd)) })
 }
 
 fn descriptor(fd: OwnedFd) -> Held {
