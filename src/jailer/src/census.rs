@@ -95,13 +95,11 @@ struct Told {
 pub fn census(config: &HostConfig) -> Result<Census, StepFailed> {
     let selinux = SelinuxFs::here().map_err(|e| StepFailed::stage(STAGE, e))?.is_some();
     let mut census = Census { selinux, lines: Vec::new(), problems: Vec::new(), warnings: Vec::new() };
-    let (mut leases, mut told) = (Vec::new(), Vec::new());
-    if config.run_dir.exists() {
-        let run = RunDir::open(&config.run_dir, true)?;
-        let ledger = Ledger::open(&config.run_dir).map_err(|e| StepFailed::stage(STAGE, e))?;
-        told = census.journals(&run)?;
-        leases = ledger.list().map_err(|e| StepFailed::stage(STAGE, e))?;
-    }
+    // As they are: whoever asks is an auditor, too, and a look makes and changes nothing.
+    let told = RunDir::find(&config.run_dir)?.map_or_else(|| Ok(Vec::new()), |run| census.journals(&run))?;
+    let ledger = Ledger::find(&config.run_dir).map_err(|e| StepFailed::stage(STAGE, e))?;
+    let leases = ledger.map_or_else(|| Ok(Vec::new()), |ledger| ledger.list());
+    let leases = leases.map_err(|e| StepFailed::stage(STAGE, e))?;
     census.leases(&leases, &told);
     let in_use =
         if selinux { InUse::survey_all(&lease::sources(config, None)) } else { InUse::survey_all(&Sources::none()) };
@@ -309,4 +307,30 @@ pub fn file(path: &Path) -> Result<FileLabel, StepFailed> {
         Err(error) => problem = Some(error.to_string()),
     }
     Ok(FileLabel { path: path.into(), label: label.map(|l| l.to_string()), original, owners, libvirt, problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    #[test]
+    fn a_look_at_the_run_directory_makes_and_changes_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let run_dir = temp.path().canonicalize().unwrap().join("run");
+        let config = HostConfig { run_dir: run_dir.clone(), ..HostConfig::default() };
+        let seen = || {
+            let names = std::fs::read_dir(&run_dir).unwrap().map(|entry| entry.unwrap().file_name());
+            (names.collect::<Vec<_>>(), std::fs::metadata(&run_dir).unwrap().mode() & 0o7777)
+        };
+        assert!(census(&config).unwrap().lines.iter().all(|line| line.kind != "lease"));
+        assert!(!run_dir.exists());
+        std::fs::create_dir(&run_dir).unwrap();
+        std::fs::set_permissions(&run_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        census(&config).unwrap();
+        assert_eq!(seen(), (Vec::new(), 0o755));
+        std::fs::create_dir(run_dir.join("vms")).unwrap();
+        census(&config).unwrap();
+        assert_eq!(seen(), (vec!["vms".into()], 0o755));
+    }
 }

@@ -111,19 +111,18 @@ pub fn repair(config: &HostConfig, asked: &Asked) -> Result<Repair, StepFailed> 
 impl Work<'_> {
     /// A dry run makes no directory: where there is none, there is no sandbox.
     fn run_dir(&self) -> Result<Option<RunDir>, StepFailed> {
-        if !self.config.run_dir.join("vms").exists() {
-            return Ok(None);
+        match RunDir::find(&self.config.run_dir)? {
+            Some(_) if !self.asked.dry_run => RunDir::open(&self.config.run_dir, true).map(Some),
+            found => Ok(found),
         }
-        RunDir::open(&self.config.run_dir, !self.asked.dry_run).map(Some)
     }
 
     fn ledger(&self) -> Result<Option<Ledger>, StepFailed> {
-        let leases = self.config.run_dir.join("leases");
-        let whole = ["mcs", "uid", "static", "tmp"].iter().all(|kind| leases.join(kind).exists());
-        if self.asked.dry_run && !whole {
-            return Ok(None);
-        }
-        Ledger::open(&self.config.run_dir).map(Some).map_err(|e| StepFailed::stage("open the ledger", e))
+        let ledger = match self.asked.dry_run {
+            true => Ledger::find(&self.config.run_dir),
+            false => Ledger::open(&self.config.run_dir).map(Some),
+        };
+        ledger.map_err(|e| StepFailed::stage("open the ledger", e))
     }
 
     fn wants(&self, name: &str) -> bool {

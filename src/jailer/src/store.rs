@@ -53,6 +53,14 @@ impl RunDir {
         Ok(RunDir { path: run_dir.to_path_buf(), root, vms })
     }
 
+    /// The run directory as it is; `None` where there is none, and so no sandbox. Makes and changes nothing.
+    pub fn find(run_dir: &Path) -> Result<Option<Self>, StepFailed> {
+        match run_dir.join("vms").exists() {
+            true => Self::open(run_dir, false).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// `RUN` itself.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()

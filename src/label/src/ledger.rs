@@ -106,6 +106,14 @@ impl Ledger {
         Ok(Self { files: Files::open(run_dir, &KINDS)? })
     }
 
+    /// The ledger as it is; `None` where there is none, or not a whole one, and so no lease. Makes nothing.
+    pub fn find(run_dir: &Path) -> Result<Option<Self>, LedgerError> {
+        match Files::is_whole(run_dir, &KINDS) {
+            true => Self::open(run_dir).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Leases a pair from `window`, out of reach of every level in `in_use` and in this ledger. Uniform among the free.
     pub fn lease_pair(
         &self,

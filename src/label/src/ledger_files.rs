@@ -34,6 +34,12 @@ impl Files {
         Ok(Self { dir, path })
     }
 
+    /// Are all directories there that [`Files::open`] would make?
+    pub(crate) fn is_whole(run_dir: &Path, kinds: &[&str]) -> bool {
+        let leases = run_dir.join("leases");
+        kinds.iter().chain([&UNFINISHED]).all(|kind| leases.join(kind).exists())
+    }
+
     pub(crate) fn lock(&self) -> Result<Locked, LedgerError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd =
