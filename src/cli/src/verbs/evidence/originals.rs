@@ -103,7 +103,12 @@ impl Originals {
     }
 
     fn spec(&self, evidence: &Evidence, checks: &mut Checks) {
-        let Some(told) = evidence.spec.taken() else { return };
+        if let Some(told) = evidence.spec.taken() {
+            self.said(told, checks);
+        }
+    }
+
+    fn said(&self, told: &SpecText, checks: &mut Checks) {
         let Some((path, bytes)) = &self.spec else {
             checks.skip("that the specification is the one you asked for", "give --spec FILE");
             return;
@@ -116,6 +121,11 @@ impl Originals {
         }
         let what = format!("{} says what the jailer got", path.display());
         checks.result(what, meant(path, bytes, told));
+        let bare: Vec<&str> = told.hidden.iter().filter(|(_, d)| d.is_none()).map(|(name, _)| name.as_str()).collect();
+        if !bare.is_empty() {
+            let why = "the bundle hides them without a digest; their names alone were compared";
+            checks.skip(format!("the values of {} in {}", bare.join(", "), path.display()), why);
+        }
     }
 }
 
@@ -153,9 +163,11 @@ fn meant(path: &Path, bytes: &[u8], told: &SpecText) -> Result<(), String> {
         }
         given.env.0.insert(name.clone(), casemate_evidence::parts::HIDDEN.into());
     }
-    let fields =
-        |file: &SpecFile| serde_json::to_value(file).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
-    let (given, told) = (fields(&given), fields(&told_file));
+    let fields = |file: &SpecFile| -> Result<serde_json::Map<String, serde_json::Value>, String> {
+        let value = serde_json::to_value(file).map_err(|e| e.to_string())?;
+        value.as_object().cloned().ok_or_else(|| "a specification is no table".to_owned())
+    };
+    let (given, told) = (fields(&given)?, fields(&told_file)?);
     let other: Vec<&str> = given
         .keys()
         .chain(told.keys())
@@ -170,5 +182,34 @@ fn meant(path: &Path, bytes: &[u8], told: &SpecText) -> Result<(), String> {
             "other: {} (the client fills in names and defaults: compare `casemate plan`)",
             other.join(", ")
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::redact;
+    use super::super::told::Outcome;
+    use super::*;
+    use crate::evidence_args::Redact;
+
+    fn outcomes(told: &SpecText, given: &str) -> Vec<Outcome> {
+        let spec = Some((PathBuf::from("spec.json"), given.as_bytes().to_vec()));
+        let originals = Originals { spec, files: Vec::new(), policy: None, profile: None };
+        let mut checks = Checks::default();
+        originals.said(told, &mut checks);
+        checks.checks.into_iter().map(|told| told.outcome).collect()
+    }
+
+    #[test]
+    fn a_value_that_is_hidden_without_a_digest_is_not_said_to_be_checked() {
+        let with = |token: &str, command: &str| {
+            format!(r#"{{ "version":1,"name":"a","env":{{"TOKEN":"{token}"}},"command":["{command}"]}}"#)
+        };
+        let told = |how| redact::spec(&with("hunter2", "x").replace("{ ", "{"), how, [7; 16]).unwrap();
+        let (digest, hide) = (told(Redact::Digest), told(Redact::Hide));
+        assert_eq!(outcomes(&digest, &with("hunter2", "x")), [Outcome::Holds]);
+        assert!(matches!(outcomes(&digest, &with("other", "x"))[..], [Outcome::Fails(_)]));
+        assert!(matches!(outcomes(&hide, &with("other", "x"))[..], [Outcome::Holds, Outcome::NotChecked(_)]));
+        assert!(matches!(outcomes(&hide, &with("hunter2", "y"))[..], [Outcome::Fails(_), Outcome::NotChecked(_)]));
     }
 }
