@@ -5,12 +5,15 @@
 //! `sepol/policydb/services.h`, `sepol/kernel_to_cil.h` of libsepol 3.4, the first that exports all that is used here.
 #![allow(unsafe_code)]
 
+mod trial;
+
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{FILE, size_t};
+pub use trial::Failed;
 
 /// `SEPOL_COMPUTEAV_*`
 pub const BY_TYPE_ENFORCEMENT: u32 = 1;
@@ -89,16 +92,18 @@ struct Database {
 }
 
 impl Database {
-    /// Reads a binary policy; `None` where libsepol refuses it.
-    fn read(image: &[u8]) -> Option<Self> {
+    /// Reads a binary policy; `None` where libsepol refuses it. It prints the reason if it is to speak.
+    fn read(image: &[u8], speaks: bool) -> Option<Self> {
         let mut new = Self { handle: ptr::null_mut(), db: ptr::null_mut() };
         // SAFETY: creates a handle, owned by `new` from here on; null is checked.
         new.handle = unsafe { sepol_handle_create() };
         if new.handle.is_null() {
             return None;
         }
-        // SAFETY: the handle is live; a null callback silences it (sepol_msg.c, msg_write).
-        unsafe { sepol_msg_set_callback(new.handle, ptr::null(), ptr::null_mut()) };
+        if !speaks {
+            // SAFETY: the handle is live; a null callback silences it (sepol_msg.c, msg_write).
+            unsafe { sepol_msg_set_callback(new.handle, ptr::null(), ptr::null_mut()) };
+        }
         // SAFETY: writes a new database to the field, which `drop` frees.
         if unsafe { sepol_policydb_create(&mut new.db) } != 0 {
             return None;
@@ -200,16 +205,23 @@ impl Drop for Allocated {
     }
 }
 
-/// What the policy says as text. `None` where libsepol refuses the image.
-pub fn text(image: &[u8]) -> Option<String> {
+/// What the policy says as text, after a trial in a child process: an image that libsepol refuses, or that makes it
+/// crash or run without end, is an error.
+pub fn text(image: &[u8]) -> Result<String, Failed> {
     let _one_at_a_time = server();
-    Database::read(image)?.text()
+    trial::text(image)
+}
+
+/// libsepol's own messages go to standard error again.
+fn speak() {
+    // SAFETY: sets a flag of the default handler's; called in a child, which has one thread.
+    unsafe { sepol_debug(1) };
 }
 
 /// The same policy with these booleans set. `None` where it lacks one of them.
 pub fn with_booleans(image: &[u8], values: &[(&str, bool)]) -> Option<Vec<u8>> {
     let _one_at_a_time = server();
-    let db = Database::read(image)?;
+    let db = Database::read(image, false)?;
     for (name, value) in values {
         let name = CString::new(*name).ok()?;
         if !db.set_boolean(&name, *value) {

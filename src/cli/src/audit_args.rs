@@ -133,6 +133,15 @@ pub struct AuditPolicyArgs {
     /// Whose VMs: casemate, svirt or container; the first that the policy has, if not given.
     #[arg(long, value_parser = ["casemate", "svirt", "container"], value_name = "FAMILY")]
     pub family: Option<String>,
+    /// Another domain than the family's, as svirt_tcg_t or container_t.
+    #[arg(long, value_name = "TYPE")]
+    pub runner: Option<String>,
+    /// Another type of what one VM writes.
+    #[arg(long, value_name = "TYPE")]
+    pub image: Option<String>,
+    /// Another type of what every VM reads.
+    #[arg(long, value_name = "TYPE")]
+    pub content: Option<String>,
     /// Level of the VM that acts.
     #[arg(long, default_value = "s0:c1,c2", value_name = "LEVEL")]
     pub from: String,

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::constraint::Party;
+use super::entries::kept_identity;
+pub use super::entries::{Entry, entries};
 use super::vm::{self, Family, Vm};
 use super::{Policy, PolicyError};
 
@@ -52,13 +54,19 @@ pub fn reach(policy: &Policy, a: &Vm, b: &Vm) -> Result<Vec<Reach>, PolicyError>
         for class in policy.facts().classes.keys() {
             let owned = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>();
             let to_own = owned(policy.allowed(&a.runner, own, class)?);
-            let to_other = owned(policy.allowed(&a.runner, other, class)?);
+            let to_other = if of_oneself(class) { Vec::new() } else { owned(policy.allowed(&a.runner, other, class)?) };
             if !to_own.is_empty() || !to_other.is_empty() {
                 rows.push(Reach { object, class: class.clone(), to_own, to_other });
             }
         }
     }
     Ok(rows)
+}
+
+/// Capabilities are asked of a process about itself alone (kernel, security/selinux/hooks.c, cred_has_capability): a
+/// rule that names another's can never matter.
+fn of_oneself(class: &str) -> bool {
+    matches!(class, "capability" | "capability2" | "cap_userns" | "cap2_userns")
 }
 
 /// A domain that may do something to a VM.
@@ -91,11 +99,11 @@ pub fn who(policy: &Policy, family: &Family, vm: &Vm) -> Result<Vec<Who>, Policy
         let Some((wide, plain)) = contexts_of(policy, domain, all.as_deref()) else { continue };
         for (object, class, deeds) in DEEDS {
             let target = if object == "image" { &vm.image } else { &vm.runner };
-            let permissions = chosen(policy.allowed(&wide, target, class)?, deeds);
+            let permissions = deeds_of(policy, &wide, target, class, deeds)?;
             if permissions.is_empty() {
                 continue;
             }
-            let without = chosen(policy.allowed(&plain, target, class)?, deeds);
+            let without = deeds_of(policy, &plain, target, class, deeds)?;
             let (domain, class) = (domain.clone(), class.to_owned());
             rows.push(Who { domain, object, class, without_categories: without == permissions, permissions });
         }
@@ -103,99 +111,42 @@ pub fn who(policy: &Policy, family: &Family, vm: &Vm) -> Result<Vec<Who>, Policy
     Ok(rows)
 }
 
+/// What `from` may do of these deeds. Who becomes a VM keeps user and role, which constraints compare: for that, the VM is
+/// one of its own.
+fn deeds_of(
+    policy: &Policy,
+    from: &str,
+    target: &str,
+    class: &str,
+    deeds: &[&str],
+) -> Result<Vec<String>, PolicyError> {
+    let mut found = chosen(policy.allowed(from, target, class)?, deeds);
+    if class == "process" {
+        let own = kept_identity(from, target);
+        if own != target && policy.knows_context(&own) {
+            let become_ = chosen(policy.allowed(from, &own, class)?, &["transition", "dyntransition"]);
+            found.extend(become_.into_iter().filter(|p| deeds.contains(&p.as_str())));
+            found.sort();
+            found.dedup();
+        }
+    }
+    Ok(found)
+}
+
 fn chosen(allowed: Vec<&str>, deeds: &[&str]) -> Vec<String> {
     allowed.into_iter().filter(|p| deeds.contains(p)).map(str::to_owned).collect()
 }
 
 /// `s0-s0:c0.c1023`, or as far as this policy's categories go.
-fn all_categories(policy: &Policy) -> Option<String> {
+pub(super) fn all_categories(policy: &Policy) -> Option<String> {
     policy.facts().last_category.map(|last| format!("s0-s0:c0.c{last}"))
 }
 
 /// A domain with all categories and with none; `None` for a type that no role has, which no process can be.
-fn contexts_of(policy: &Policy, domain: &str, all: Option<&str>) -> Option<(String, String)> {
+pub(super) fn contexts_of(policy: &Policy, domain: &str, all: Option<&str>) -> Option<(String, String)> {
     let plain = vm::process(policy, domain, "s0").ok()?;
     let wide = all.and_then(|range| vm::process(policy, domain, range).ok());
     Some((wide.unwrap_or_else(|| plain.clone()), plain))
-}
-
-/// A way into a VM's domain.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Entry {
-    pub from: String,
-    /// Types of programs that `from` may execute and that are an entrypoint.
-    pub programs: Vec<String>,
-    /// The kernel makes the transition without being asked.
-    pub default: bool,
-    /// Also with no_new_privs, and from a nosuid mount.
-    pub under_no_new_privs: bool,
-    pub from_nosuid: bool,
-}
-
-/// Which domains may become the VM's, and by which programs?
-pub fn entries(policy: &Policy, vm: &Vm, family: &Family) -> Result<Vec<Entry>, PolicyError> {
-    let facts = policy.facts();
-    let rules = |class: &'static str, permission: &'static str| {
-        let all = facts.rules.iter().chain(facts.conditionals.iter().flat_map(|block| &block.rules));
-        all.filter(move |rule| rule.class == class && rule.permissions.iter().any(|p| p == permission))
-    };
-    let mut programs = BTreeSet::new();
-    for rule in rules("file", "entrypoint").filter(|rule| facts.stands_for(&rule.source, &family.runner)) {
-        programs.extend(facts.types_of(&rule.target));
-    }
-    let mut sources = BTreeSet::new();
-    for rule in rules("process", "transition").filter(|rule| facts.stands_for(&rule.target, &family.runner)) {
-        sources.extend(facts.types_of(&rule.source));
-    }
-    let all = all_categories(policy);
-    let mut entries = Vec::new();
-    for source in sources {
-        let Some((from, _)) = contexts_of(policy, source, all.as_deref()) else {
-            continue;
-        };
-        // The user and role of the starter go over to the VM.
-        let runner = kept_identity(&from, &vm.runner);
-        let runner = if policy.knows_context(&runner) { runner } else { vm.runner.clone() };
-        if !policy.allowed(&from, &runner, "process")?.contains(&"transition") {
-            continue;
-        }
-        let mut usable = Vec::new();
-        for program in &programs {
-            let file = format!("system_u:object_r:{program}:s0");
-            let may_execute = policy.allowed(&from, &file, "file")?.contains(&"execute");
-            if may_execute && policy.allowed(&runner, &file, "file")?.contains(&"entrypoint") {
-                usable.push((*program).to_owned());
-            }
-        }
-        if usable.is_empty() {
-            continue;
-        }
-        let default = facts.transitions.iter().any(|transition| {
-            transition.result == family.runner
-                && facts.stands_for(&transition.source, source)
-                && usable.iter().any(|program| facts.stands_for(&transition.program, program))
-        });
-        let special = if facts.classes.contains_key("process2") {
-            policy.allowed(&from, &runner, "process2")?
-        } else {
-            Vec::new()
-        };
-        entries.push(Entry {
-            from: source.to_owned(),
-            programs: usable,
-            default,
-            under_no_new_privs: special.contains(&"nnp_transition"),
-            from_nosuid: special.contains(&"nosuid_transition"),
-        });
-    }
-    Ok(entries)
-}
-
-/// `context` with user and role of `from`.
-fn kept_identity(from: &str, context: &str) -> String {
-    let head: Vec<&str> = from.splitn(3, ':').take(2).collect();
-    let tail: Vec<&str> = context.splitn(3, ':').skip(2).collect();
-    format!("{}:{}", head.join(":"), tail.join(":"))
 }
 
 /// How far categories hold a domain back in one class.

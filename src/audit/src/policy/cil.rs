@@ -132,6 +132,8 @@ pub struct Facts {
     pub constraints: Vec<Constraint>,
     pub transitions: Vec<Transition>,
     pub permissive: BTreeSet<String>,
+    /// Types that another bounds: they never may more than that one.
+    pub bounded: BTreeSet<String>,
     /// Roles that may have a type.
     pub roles: BTreeMap<String, BTreeSet<String>>,
     /// Roles that a user may have.
@@ -154,6 +156,7 @@ impl Facts {
             match head {
                 "type" => facts.types.extend(word()),
                 "typeattribute" => drop(word().map(|name| facts.attributes.entry(name).or_default())),
+                "typebounds" => facts.bounded.extend(word().and_then(|_| word())),
                 "typepermissive" => facts.permissive.extend(word()),
                 "category" => {
                     let number = word().and_then(|name| name.strip_prefix('c')?.parse().ok());
@@ -204,10 +207,14 @@ impl Facts {
         if rule.target == "self" { Box::new(std::iter::once(source)) } else { self.types_of(&rule.target) }
     }
 
-    /// Allow rules whose source is this type, conditional ones that hold now or not among them.
+    /// Every allow rule, conditional ones that hold now or not among them; `seinfo` counts the same.
+    pub fn all_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().chain(self.conditionals.iter().flat_map(|block| &block.rules))
+    }
+
+    /// Those whose source is this type.
     pub fn rules_from<'a>(&'a self, type_: &'a str) -> impl Iterator<Item = &'a Rule> {
-        let all = self.rules.iter().chain(self.conditionals.iter().flat_map(|block| &block.rules));
-        all.filter(move |rule| self.stands_for(&rule.source, type_))
+        self.all_rules().filter(move |rule| self.stands_for(&rule.source, type_))
     }
 }
 
@@ -295,6 +302,7 @@ mod tests {
         (typeattributeset domain (a_t b_t))
         (boolean nfs true)
         (typepermissive b_t)
+        (typebounds a_t b_t)
         (roletype system_r a_t)
         (userrole system_u system_r)
         (allow domain self (process (fork)))
@@ -326,6 +334,8 @@ mod tests {
         assert_eq!(facts.roles["a_t"].iter().next().unwrap(), "system_r");
         assert_eq!(facts.transitions.len(), 1);
         assert_eq!(facts.permissive.len(), 1);
+        assert_eq!(facts.bounded.iter().collect::<Vec<_>>(), ["b_t"]);
+        assert_eq!(facts.all_rules().count(), 5);
         let block = &facts.conditionals[0];
         assert_eq!(block.booleans.iter().collect::<Vec<_>>(), ["nfs", "smb"]);
         assert_eq!(block.rules.len(), 2);

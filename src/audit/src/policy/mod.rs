@@ -7,6 +7,7 @@ pub mod ask;
 pub mod cil;
 pub mod constraint;
 pub mod diff;
+pub mod entries;
 pub mod never;
 pub mod separation;
 pub mod vm;
@@ -38,8 +39,14 @@ pub enum PolicyError {
     Form { origin: String, why: String },
     #[error("{origin} is policy version {found}; this libsepol reads {min} to {max}: install a newer libsepol2")]
     Version { origin: String, found: u32, min: u32, max: u32 },
-    #[error("{origin} is truncated or malformed: libsepol refuses it")]
-    Malformed { origin: String },
+    #[error("{origin} is truncated or malformed: libsepol refuses it{}", because(.why))]
+    Malformed { origin: String, why: String },
+    #[error(
+        "{origin} is malformed, by accident or on purpose: libsepol did not survive it ({how}); no answer is given"
+    )]
+    Crashes { origin: String, how: String },
+    #[error("cannot start the process that tries {origin} out: {why}")]
+    NotTried { origin: String, why: String },
     #[error("{0} has no levels (MLS is off): categories separate nothing with it")]
     NoMls(String),
     #[error("the policy does not know {0}")]
@@ -48,6 +55,11 @@ pub enum PolicyError {
     Context(String),
     #[error("libsepol gave no decision for {0}")]
     NoDecision(String),
+}
+
+/// libsepol's own words, if it had any.
+fn because(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!(" ({why})") }
 }
 
 /// A loaded policy.
@@ -112,7 +124,14 @@ impl Policy {
             let (min, max) = (*versions.start(), *versions.end());
             return Err(PolicyError::Version { origin, found: version, min, max });
         }
-        let text = sepol::text(&image).ok_or_else(|| PolicyError::Malformed { origin: origin.clone() })?;
+        let text = sepol::text(&image).map_err(|failed| {
+            let origin = origin.clone();
+            match failed {
+                sepol::Failed::Refused(why) => PolicyError::Malformed { origin, why },
+                sepol::Failed::Ended(how) => PolicyError::Crashes { origin, how },
+                sepol::Failed::NotTried(why) => PolicyError::NotTried { origin, why },
+            }
+        })?;
         let facts = Arc::new(Facts::of(&text));
         Ok(Self { id: next_id(), image, origin, version, mls, facts })
     }
@@ -123,15 +142,14 @@ impl Policy {
             return Err(PolicyError::Unknown(format!("the boolean {name}")));
         }
         let image = sepol::with_booleans(&self.image, &[(name, value)]);
-        let image = image.ok_or_else(|| PolicyError::Malformed { origin: self.origin.clone() })?;
+        let image = image.ok_or_else(|| self.malformed())?;
         Self::from_image(image, format!("{} with {name} {}", self.origin, if value { "on" } else { "off" }))
     }
 
     /// For decisions alone: booleans set otherwise, while the facts still tell of the values before. Costs a load, not the
     /// policy's text.
     fn switched(&self, values: &[(&str, bool)]) -> Result<Self, PolicyError> {
-        let malformed = || PolicyError::Malformed { origin: self.origin.clone() };
-        let image = sepol::with_booleans(&self.image, values).ok_or_else(malformed)?;
+        let image = sepol::with_booleans(&self.image, values).ok_or_else(|| self.malformed())?;
         let (origin, facts) = (self.origin.clone(), Arc::clone(&self.facts));
         Ok(Self { id: next_id(), image, origin, version: self.version, mls: self.mls, facts })
     }
@@ -235,7 +253,11 @@ impl Policy {
             let none = || PolicyError::NoDecision(format!("{source} on {target}, {class}"));
             ask(&mut Question { server, from, to, class: number, none: &none })
         });
-        answer.unwrap_or_else(|| Err(PolicyError::Malformed { origin: self.origin.clone() }))
+        answer.unwrap_or_else(|| Err(self.malformed()))
+    }
+
+    fn malformed(&self) -> PolicyError {
+        PolicyError::Malformed { origin: self.origin.clone(), why: String::new() }
     }
 }
 

@@ -7,6 +7,10 @@ use super::*;
 
 /// The specimen with the named holes, and with text replaced.
 fn compiled(holes: &[&str], replace: &[(&str, &str)]) -> Vec<u8> {
+    compiled_as("33", holes, replace)
+}
+
+fn compiled_as(version: &str, holes: &[&str], replace: &[(&str, &str)]) -> Vec<u8> {
     let mut text = include_str!("specimen.cil").to_owned();
     for hole in holes {
         assert!(text.contains(&format!(";@{hole} ")), "{hole}");
@@ -20,11 +24,16 @@ fn compiled(holes: &[&str], replace: &[(&str, &str)]) -> Vec<u8> {
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("p.cil"), text).unwrap();
     let mut secilc = Command::new("secilc");
-    secilc.args(["-c", "33", "-o"]).arg(at("p")).arg("-f").arg(at("fc")).arg(at("p.cil"));
+    secilc.args(["-c", version, "-o"]).arg(at("p")).arg("-f").arg(at("fc")).arg(at("p.cil"));
     let output = secilc.output().expect("secilc (testbed/install-packages installs it)");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     std::fs::read(at("p")).unwrap()
 }
+
+#[path = "fedora_tests.rs"]
+mod fedora;
+#[path = "hostile_tests.rs"]
+mod hostile;
 
 pub(crate) fn policy(holes: &[&str]) -> Policy {
     Policy::from_image(compiled(holes, &[]), "the specimen".into()).unwrap()

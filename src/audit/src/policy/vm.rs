@@ -25,6 +25,14 @@ pub struct Vm {
     pub content: String,
 }
 
+/// Types that an auditor gives in the place of a family's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Types<'a> {
+    pub runner: Option<&'a str>,
+    pub image: Option<&'a str>,
+    pub content: Option<&'a str>,
+}
+
 /// Families that are known by name: ours, libvirt's, container-selinux'.
 pub fn families() -> [Family; 3] {
     let family = |name: &str, runner: &str, image: &str, content: &str| Family {
@@ -45,10 +53,7 @@ impl Family {
     pub fn find(policy: &Policy, name: Option<&str>) -> Result<Self, PolicyError> {
         let known = families();
         match name {
-            None => {
-                let found = known.into_iter().find(|family| family.missing(policy).is_empty());
-                found.ok_or_else(|| PolicyError::Unknown("casemate_runner_t, svirt_t or container_kvm_t".into()))
-            }
+            None => Self::common(&[policy]),
             Some(name) => {
                 let family = known.into_iter().find(|family| family.name == name);
                 let family = family.ok_or_else(|| PolicyError::Unknown(format!("a family named {name}")))?;
@@ -58,6 +63,33 @@ impl Family {
                 }
             }
         }
+    }
+
+    /// The first that all these policies have.
+    pub fn common(policies: &[&Policy]) -> Result<Self, PolicyError> {
+        let found = families().into_iter().find(|family| policies.iter().all(|p| family.missing(p).is_empty()));
+        found.ok_or_else(|| PolicyError::Unknown("casemate_runner_t, svirt_t or container_kvm_t".into()))
+    }
+
+    /// With other types in the place of its own, as svirt_tcg_t or container_t; then it is named by its runner's.
+    pub fn with(mut self, policy: &Policy, types: &Types<'_>) -> Result<Self, PolicyError> {
+        let told =
+            [(types.runner, &mut self.runner), (types.image, &mut self.image), (types.content, &mut self.content)];
+        for (given, place) in told {
+            if let Some(given) = given {
+                if !policy.facts().types.contains(given) {
+                    return Err(PolicyError::Unknown(format!("the type {given}")));
+                }
+                given.clone_into(place);
+            }
+        }
+        if !policy.facts().roles.get(&self.runner).is_some_and(|roles| roles.iter().any(|role| role != OBJECTS)) {
+            return Err(PolicyError::Unknown(format!("a role for {}: no process can have it", self.runner)));
+        }
+        if types.runner.is_some() {
+            self.name.clone_from(&self.runner);
+        }
+        Ok(self)
     }
 
     pub fn missing(&self, policy: &Policy) -> Vec<String> {
@@ -75,6 +107,9 @@ impl Family {
     }
 }
 
+/// The role of what is no process. Every type may have it.
+const OBJECTS: &str = "object_r";
+
 /// A context of a domain at a level or range: system_u:system_r if that is possible, else the first user and role that
 /// the policy allows it.
 pub fn process(policy: &Policy, type_: &str, range: &str) -> Result<String, PolicyError> {
@@ -82,7 +117,8 @@ pub fn process(policy: &Policy, type_: &str, range: &str) -> Result<String, Poli
     let roles = policy.facts().roles.get(type_).ok_or_else(wanted)?;
     let mut users: Vec<(&str, &str)> = Vec::new();
     for (user, allowed) in &policy.facts().users {
-        users.extend(allowed.iter().filter(|r| roles.contains(*r)).map(|r| (user.as_str(), r.as_str())));
+        let held = allowed.iter().filter(|r| r.as_str() != OBJECTS && roles.contains(*r));
+        users.extend(held.map(|r| (user.as_str(), r.as_str())));
     }
     users.sort_by_key(|(user, role)| (*user != "system_u", *role != "system_r"));
     let contexts = users.into_iter().map(|(user, role)| format!("{user}:{role}:{type_}:{range}"));

@@ -2,6 +2,7 @@
 
 mod summary;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use casemate_audit::policy::ask;
 use casemate_audit::policy::constraint::Level;
 use casemate_audit::policy::diff::diff;
 use casemate_audit::policy::separation;
-use casemate_audit::policy::vm::{Family, Vm};
+use casemate_audit::policy::vm::{Family, Types, Vm, families};
 use casemate_audit::{Policy, PolicyError};
 use casemate_client::sanitize;
 use serde_json::{Value, json};
@@ -51,6 +52,22 @@ pub fn policy(context: &Context, args: &AuditPolicyArgs) -> Result<u8> {
     }
 }
 
+/// Whose VMs: the family that is named, or the first that all these policies have, with the types that were given.
+fn family(policies: &[&Policy], args: &AuditPolicyArgs) -> Result<Family> {
+    let types =
+        Types { runner: args.runner.as_deref(), image: args.image.as_deref(), content: args.content.as_deref() };
+    let mut family = match &args.family {
+        // Where all types are given, none of the families need be there.
+        None if args.runner.is_some() && args.image.is_some() && args.content.is_some() => Ok(families()[0].clone()),
+        None => Family::common(policies),
+        named => policies.first().map_or_else(|| Family::common(&[]), |first| Family::find(first, named.as_deref())),
+    };
+    for policy in policies {
+        family = family.and_then(|family| family.with(policy, &types));
+    }
+    family.map_err(failure)
+}
+
 fn failure(error: PolicyError) -> Failure {
     Failure::from_error(&error)
 }
@@ -72,7 +89,7 @@ impl<'a> Asked<'a> {
                 return Err(Failure::new(message).remedy("write one level, as s0:c1,c2"));
             }
         }
-        let family = Family::find(policy, args.family.as_deref()).map_err(failure)?;
+        let family = family(&[policy], args)?;
         let a = family.at(policy, &args.from).map_err(failure)?;
         let b = family.at(policy, &args.to).map_err(failure)?;
         for vm in [&a, &b] {
@@ -130,9 +147,14 @@ impl<'a> Asked<'a> {
             .iter()
             .map(|((type_, class), may)| json!({ "type": type_, "class": class, "permissions": may }))
             .collect();
-        let cells = rows.iter().map(|((type_, class), may)| vec![type_.clone(), class.clone(), list(may)]).collect();
+        let mut alike: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for ((type_, class), may) in &rows {
+            alike.entry((class, may)).or_default().push(type_.clone());
+        }
+        let cells =
+            alike.into_iter().map(|((class, may), types)| vec![class.clone(), list(may), few(&types)]).collect();
         let title = format!("{} may, of objects without categories:", self.a.runner);
-        self.tell(context, json!(json), &title, &["TYPE", "CLASS", "PERMISSIONS"], cells)
+        self.tell(context, json!(json), &title, &["CLASS", "PERMISSIONS", "TYPES"], cells)
     }
 
     fn who(&self, context: &Context) -> Result<u8> {
@@ -158,7 +180,7 @@ impl<'a> Asked<'a> {
                 let how = if row.default { "by itself" } else { "asked for (attr/exec)" };
                 let special = [yes(row.under_no_new_privs), yes(row.from_nosuid)];
                 let [nnp, nosuid] = special;
-                vec![row.from.clone(), list(&row.programs), how.into(), nnp, nosuid]
+                vec![row.from.clone(), few(&row.programs), how.into(), nnp, nosuid]
             })
             .collect();
         let title = format!("ways to become {}:", self.family.runner);
@@ -185,15 +207,17 @@ impl<'a> Asked<'a> {
     fn flows(&self, context: &Context) -> Result<u8> {
         let mut rows = ask::flows(self.policy, &self.family, &self.a, &self.b).map_err(failure)?;
         rows.retain(|row| self.wanted(&row.class));
-        let cells = rows
-            .iter()
-            .map(|row| {
-                let object = format!("{}:{}", row.type_, row.level);
-                vec![object, row.class.clone(), list(&row.written_by), list(&row.read_by)]
-            })
-            .collect();
+        let mut alike: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for row in &rows {
+            let key = (&row.class, &row.level, &row.written_by, &row.read_by);
+            alike.entry(key).or_default().push(row.type_.clone());
+        }
+        let cells = alike.into_iter().map(|((class, level, written, read), types)| {
+            vec![class.clone(), level.clone(), list(written), list(read), few(&types)]
+        });
+        let cells = cells.collect();
         let title = format!("from a VM at {} to one at {}, through:", level(&self.a.image), level(&self.b.image));
-        self.tell(context, json!(rows), &title, &["OBJECT", "CLASS", "THE ONE MAY", "THE OTHER MAY"], cells)
+        self.tell(context, json!(rows), &title, &["CLASS", "AT", "THE ONE MAY", "THE OTHER MAY", "TYPES"], cells)
     }
 
     fn booleans(&self, context: &Context) -> Result<u8> {
@@ -222,7 +246,7 @@ impl<'a> Asked<'a> {
 
 fn update(context: &Context, args: &AuditPolicyArgs, old: &Path, new: &Path) -> Result<u8> {
     let (old, new) = (Policy::read(old).map_err(failure)?, Policy::read(new).map_err(failure)?);
-    let family = Family::find(&new, args.family.as_deref()).map_err(failure)?;
+    let family = family(&[&old, &new], args)?;
     let told = diff(&old, &new, &family, [&args.from, &args.to]).map_err(failure)?;
     if context.json() {
         context.print_json(&json!({ "old": old.origin(), "new": new.origin(), "family": family.name,
@@ -253,6 +277,15 @@ fn level(context: &str) -> &str {
 
 fn list(words: &[String]) -> String {
     if words.is_empty() { "-".into() } else { words.join(" ") }
+}
+
+/// Names, the first of many.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    match names.len() {
+        0..=SHOWN => list(names),
+        many => format!("{} and {} more (--format json)", names[..SHOWN].join(" "), many - SHOWN),
+    }
 }
 
 /// The first few of many.

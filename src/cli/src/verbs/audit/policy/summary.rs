@@ -41,7 +41,7 @@ impl Asked<'_> {
 
     fn text(&self, verdicts: &[Verdict]) -> String {
         let facts = self.policy.facts();
-        let (rules, types) = (facts.rules.len(), facts.types.len());
+        let (rules, types) = (facts.all_rules().count(), facts.types.len());
         let shown = |text: &str| sanitize::line(text, 2000);
         let (origin, version) = (shown(self.policy.origin()), self.policy.version());
         let (runner, other) = (shown(&self.a.runner), shown(&self.b.runner));
@@ -110,9 +110,15 @@ impl Asked<'_> {
     }
 }
 
-/// Images and processes: content is for everybody to read.
-fn of_another(reach: &[Reach]) -> impl Iterator<Item = &Reach> {
-    reach.iter().filter(|row| row.object != "content")
+/// `image file (open map)`, for each object and class of another VM with such permissions. Content is for everybody to
+/// read.
+fn of_another(reach: &[Reach], wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let others = reach.iter().filter(|row| row.object != "content");
+    let told = others.filter_map(|row| {
+        let some: Vec<&str> = row.to_other.iter().map(String::as_str).filter(|p| wanted(p)).collect();
+        (!some.is_empty()).then(|| format!("{} {} ({})", row.object, row.class, some.join(" ")))
+    });
+    told.collect()
 }
 
 fn is_harmful(permission: &str) -> bool {
@@ -120,27 +126,19 @@ fn is_harmful(permission: &str) -> bool {
 }
 
 fn reached(reach: &[Reach]) -> Verdict {
-    let harm = of_another(reach).flat_map(|row| {
-        let harmful = row.to_other.iter().filter(|permission| is_harmful(permission));
-        harmful.map(move |permission| format!("{permission} its {} ({})", row.object, row.class))
-    });
-    let harm: Vec<String> = harm.collect();
+    let harm = of_another(reach, is_harmful);
     match harm.is_empty() {
         true => {
             let answer = "a VM may neither read nor write another VM's image, nor signal or trace it";
             Verdict::new("reach", Tone::Good, answer.into())
         }
-        false => Verdict::new("reach", Tone::Bad, format!("a VM may, of another VM: {}", harm.join(", "))),
+        false => Verdict::new("reach", Tone::Bad, format!("a VM may, of another VM's: {}", harm.join(", "))),
     }
 }
 
 /// What is left open beside.
 fn rest(reach: &[Reach]) -> Option<Verdict> {
-    let open = of_another(reach).filter_map(|row| {
-        let rest: Vec<&str> = row.to_other.iter().map(String::as_str).filter(|p| !is_harmful(p)).collect();
-        (!rest.is_empty()).then(|| format!("{} ({})", row.class, rest.join(" ")))
-    });
-    let open: Vec<String> = open.collect();
+    let open = of_another(reach, |permission| !is_harmful(permission));
     let answer = || format!("left open between two VMs: {}", open.join(", "));
     (!open.is_empty()).then(|| Verdict::new("rest", Tone::Weak, answer()))
 }
@@ -162,7 +160,7 @@ mod tests {
         }
         let harmless = [row("image", "file", &["getattr"]), row("content", "file", &["read"])];
         assert!(reached(&harmless).tone == Tone::Good);
-        assert_eq!(rest(&harmless).map(|verdict| verdict.answer).unwrap(), "left open between two VMs: file (getattr)");
+        assert_eq!(rest(&harmless).map(|verdict| verdict.answer).unwrap(), "left open between two VMs: image file (getattr)");
         assert!(rest(&[row("image", "file", &["unlink"])]).is_none(), "told as harm");
     }
 }
