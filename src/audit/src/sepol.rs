@@ -237,7 +237,7 @@ pub struct Server {
     holds: Option<u64>,
     sids: HashMap<String, Option<u32>>,
     classes: HashMap<String, Option<u16>>,
-    permissions: HashMap<(u16, String), Option<u32>>,
+    permissions: HashMap<u16, HashMap<String, Option<u32>>>,
 }
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
@@ -315,8 +315,7 @@ impl Server {
     }
 
     pub fn permission(&mut self, class: u16, name: &str) -> Option<u32> {
-        let key = (class, name.to_owned());
-        if let Some(known) = self.permissions.get(&key) {
+        if let Some(known) = self.permissions.get(&class).and_then(|known| known.get(name)) {
             return *known;
         }
         let text = CString::new(name).ok()?;
@@ -324,7 +323,7 @@ impl Server {
         // SAFETY: a class that sepol_string_to_security_class gave, a C string, an out parameter.
         let found = unsafe { sepol_string_to_av_perm(class, text.as_ptr(), &mut bit) };
         let bit = (found == 0).then_some(bit);
-        self.permissions.insert(key, bit);
+        self.permissions.entry(class).or_default().insert(name.to_owned(), bit);
         bit
     }
 
