@@ -160,7 +160,10 @@ mod tests {
         }
         let harmless = [row("image", "file", &["getattr"]), row("content", "file", &["read"])];
         assert!(reached(&harmless).tone == Tone::Good);
-        assert_eq!(rest(&harmless).map(|verdict| verdict.answer).unwrap(), "left open between two VMs: image file (getattr)");
+        assert_eq!(
+            rest(&harmless).map(|verdict| verdict.answer).unwrap(),
+            "left open between two VMs: image file (getattr)"
+        );
         assert!(rest(&[row("image", "file", &["unlink"])]).is_none(), "told as harm");
     }
 }
