@@ -23,7 +23,8 @@ pub mod who;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use casemate_wire::record::FailedStart;
+use serde::Serialize;
 
 use crate::policy::Policy;
 use event::{Event, Events};
@@ -91,18 +92,6 @@ pub struct Denial {
     pub why: String,
     /// The narrowest change that would allow it, or why nothing should.
     pub remedy: String,
-}
-
-/// A start that failed, as the jailer keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailedStart {
-    /// Seconds since the epoch.
-    pub at: u64,
-    pub name: String,
-    pub pid: u32,
-    pub step: String,
-    pub layer: String,
-    pub error: String,
 }
 
 /// All denials of ours, oldest first.

@@ -11,7 +11,7 @@ use casemate_audit::why::{self, Denial, Expected, Known, Role, Sandbox, Who, sta
 use casemate_audit::{Policy, PolicyError};
 use casemate_client::{sanitize, store};
 use casemate_plan::HostConfig;
-use casemate_wire::record::{Past, SandboxRecord};
+use casemate_wire::record::{FailedStart, Past, SandboxRecord};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -134,7 +134,7 @@ fn tell(context: &Context, denials: &[Denial]) -> Result<()> {
 }
 
 /// Which start it was.
-fn start(failed: &why::FailedStart) -> (u64, u32, String) {
+fn start(failed: &FailedStart) -> (u64, u32, String) {
     (failed.at, failed.pid, failed.name.clone())
 }
 
@@ -160,7 +160,7 @@ fn wanted(denial: &Denial, args: &WhyArgs) -> bool {
 /// What is known of the sandboxes that are or were.
 struct History {
     known: Known,
-    failed: Vec<why::FailedStart>,
+    failed: Vec<FailedStart>,
 }
 
 impl History {
@@ -173,14 +173,7 @@ impl History {
         let mut failed = Vec::new();
         for past in store::past(&context.dirs)? {
             match past {
-                Past::Failed(f) => failed.push(why::FailedStart {
-                    at: f.at,
-                    name: f.name,
-                    pid: f.pid,
-                    step: f.step,
-                    layer: f.layer,
-                    error: f.error,
-                }),
+                Past::Failed(start) => failed.push(start),
                 Past::Ended(e) => sandboxes.push(Sandbox {
                     name: e.name,
                     uid: e.uid,

@@ -1,0 +1,113 @@
+//! Which calls no role makes, and which must not be allowed without naming an argument.
+
+/// Calls by which a process leaves its place; no role of ours that has a filter makes them, whoever asks.
+pub(super) const NEVER: [(&str, &[&str]); 8] = [
+    ("no confined role executes another program", &["execve", "fork", "vfork"]),
+    (
+        "no role looks into another process",
+        &["ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "process_madvise"],
+    ),
+    (
+        "no confined role changes what is mounted, its root or its namespaces",
+        &[
+            "mount",
+            "umount2",
+            "pivot_root",
+            "chroot",
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "move_mount",
+            "open_tree",
+            "mount_setattr",
+            "setns",
+            "unshare",
+        ],
+    ),
+    (
+        "it opens a way around the filter, or large parts of the kernel",
+        &[
+            "bpf",
+            "io_uring_setup",
+            "io_uring_enter",
+            "io_uring_register",
+            "perf_event_open",
+            "userfaultfd",
+            "modify_ldt",
+        ],
+    ),
+    ("no role has keys", &["keyctl", "add_key", "request_key"]),
+    (
+        "no role changes the kernel or the machine",
+        &[
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "kexec_load",
+            "kexec_file_load",
+            "reboot",
+            "iopl",
+            "ioperm",
+            "swapon",
+            "swapoff",
+            "settimeofday",
+            "clock_settime",
+            "acct",
+            "quotactl",
+            "syslog",
+        ],
+    ),
+    (
+        "who a process is was settled before its filter",
+        &["setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups"],
+    ),
+    ("no role reads or writes for another user", &["fanotify_init", "lookup_dcookie", "mknod", "mknodat"]),
+];
+
+/// What a runner in particular never does: every file and socket arrives as an inherited descriptor.
+pub(super) const NEVER_A_RUNNER: [&str; 22] = [
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "open_by_handle_at",
+    "name_to_handle_at",
+    "memfd_create",
+    "socket",
+    "socketpair",
+    "connect",
+    "bind",
+    "listen",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "execveat",
+];
+
+/// Calls whose meaning hangs on an argument: a rule must name its value.
+pub(super) const KEYS: [(&str, &[u8]); 18] = [
+    ("ioctl", &[1]),
+    ("fcntl", &[1]),
+    ("prctl", &[0]),
+    ("arch_prctl", &[0]),
+    ("seccomp", &[0]),
+    ("socket", &[0, 1]),
+    ("clone", &[0]),
+    ("mmap", &[2]),
+    ("mprotect", &[2]),
+    ("madvise", &[2]),
+    ("fallocate", &[1]),
+    ("setsockopt", &[1, 2]),
+    ("getsockopt", &[1, 2]),
+    ("openat", &[2]),
+    ("shmctl", &[1]),
+    ("rt_sigaction", &[0]),
+    ("tgkill", &[2]),
+    ("membarrier", &[0]),
+];
