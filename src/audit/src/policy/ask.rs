@@ -286,5 +286,6 @@ pub fn object_context(policy: &Policy, type_: &str, level: &str) -> Option<Strin
     if roles.is_none_or(|roles| roles.iter().all(|r| r == "object_r")) && policy.knows_context(&file) {
         return Some(file);
     }
-    vm::process(policy, type_, level).ok()
+    // Of a domain whose roles no user has there is no process, but a rule that names it is still told.
+    vm::process(policy, type_, level).ok().or_else(|| policy.knows_context(&file).then_some(file))
 }

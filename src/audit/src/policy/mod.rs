@@ -39,7 +39,7 @@ pub enum PolicyError {
     Form { origin: String, why: String },
     #[error("{origin} is policy version {found}; this libsepol reads {min} to {max}: install a newer libsepol2")]
     Version { origin: String, found: u32, min: u32, max: u32 },
-    #[error("{origin} is truncated or malformed: libsepol refuses it{}", because(.why))]
+    #[error("{origin} is truncated, malformed or made for a newer libsepol: this one refuses it{}", because(.why))]
     Malformed { origin: String, why: String },
     #[error(
         "{origin} is malformed, by accident or on purpose: libsepol did not survive it ({how}); no answer is given"
