@@ -19,8 +19,7 @@ pub fn narrow(plan: &RolePlan, inherited: &[OwnedFd]) -> Result<Vec<record::Find
     prctl::set_no_new_privs().step(NARROW)?;
     prctl::set_not_dumpable().step(NARROW)?;
     prctl::die_with_parent().step(NARROW)?;
-    // Both are extra locks of newer kernels: used where there, missed by nothing in the plan.
-    // False where the kernel or the processor has no such thing; the auditor says so.
+    // Extra locks, missed by nothing in the plan where the kernel or the processor has no such thing; the auditor says so.
     let _known = prctl::deny_write_execute().step(NARROW)?;
     for what in [Speculation::StoreBypass, Speculation::IndirectBranch] {
         let _possible = prctl::disable_speculation(what).step(NARROW)?;

@@ -1,6 +1,6 @@
 //! What an audit tells: the report in the form that was asked for, to a file or standard output, and the exit status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::io::{IsTerminal, Write as _};
 use std::path::Path;
@@ -133,10 +133,12 @@ fn text(report: &Report) -> String {
         let place = report.subjects.iter().position(|s| s.name == finding.subject && s.kind == finding.kind);
         by_subject.entry((place.unwrap_or(usize::MAX), &finding.subject)).or_default().push(finding);
     }
+    let mut told = Told::default();
     for ((_, name), findings) in by_subject {
         let kind = findings.first().map_or("", |finding| kind(finding.kind));
-        let _ = writeln!(out, "{}", paint(&format!("{kind} {}", visible(name)), Tone::Head));
-        subject(&mut out, findings);
+        let name = format!("{kind} {}", visible(name));
+        let _ = writeln!(out, "{}", paint(&name, Tone::Head));
+        subject(&mut out, &name, findings, &mut told);
         out.push('\n');
     }
     for waived in &report.waived {
@@ -151,7 +153,21 @@ fn text(report: &Report) -> String {
     out
 }
 
-fn subject(out: &mut String, mut findings: Vec<&Finding>) {
+/// Bytes of what was seen that are told again rather than referred to.
+const SHORT: usize = 60;
+
+/// What a report of many VMs would otherwise repeat for each of them.
+#[derive(Default)]
+struct Told<'a> {
+    /// Rules whose threat and remedy stand above.
+    rules: BTreeSet<&'a str>,
+    /// What a rule saw, and of whom first.
+    seen: BTreeMap<(&'a str, &'a str), String>,
+    /// The rules that passed, or did not apply, and for whom first.
+    lists: BTreeMap<String, String>,
+}
+
+fn subject<'a>(out: &mut String, name: &str, mut findings: Vec<&'a Finding>, told: &mut Told<'a>) {
     let rank = |finding: &Finding| match finding.check.verdict {
         Verdict::Fail => 0,
         Verdict::Unknown => 1,
@@ -159,13 +175,13 @@ fn subject(out: &mut String, mut findings: Vec<&Finding>) {
         Verdict::Pass => 3,
     };
     findings.sort_by_key(|finding| (rank(finding), std::cmp::Reverse(finding.severity)));
-    let mut told = "";
-    for finding in findings.iter().filter(|f| f.check.verdict == Verdict::Fail) {
+    for &finding in findings.iter().filter(|f| f.check.verdict == Verdict::Fail) {
         let word = if finding.is_note() { "NOTE" } else { "FAIL" };
         let word = format!("{word} {}", finding.severity.word());
-        one(out, finding, &word, severe(finding.severity));
-        if finding.rule != told {
-            told = &finding.rule;
+        let first = told.seen.entry((&finding.rule, &finding.check.seen)).or_insert_with(|| name.to_owned());
+        let elsewhere = (first != name && finding.check.seen.len() > SHORT).then_some(first.as_str());
+        one(out, finding, &word, severe(finding.severity), elsewhere);
+        if told.rules.insert(&finding.rule) {
             let _ = writeln!(out, "    threat: {}", visible(&finding.threat));
             let _ = writeln!(out, "    what to do: {}", visible(&finding.remedy));
         }
@@ -178,16 +194,21 @@ fn subject(out: &mut String, mut findings: Vec<&Finding>) {
         rules.sort_unstable();
         rules.dedup();
         if count > 0 {
-            let _ = writeln!(out, "  {} ({count}): {}", paint(word, Tone::Good), rules.join(", "));
+            let list = rules.join(", ");
+            let first = told.lists.entry(list.clone()).or_insert_with(|| name.to_owned());
+            let list = if first == name { list } else { format!("the same rules as of {first}") };
+            let _ = writeln!(out, "  {} ({count}): {list}", paint(word, Tone::Good));
         }
     }
 }
 
-fn one(out: &mut String, finding: &Finding, word: &str, tone: Tone) {
+/// With the name of another subject, of which the same was seen and told.
+fn one(out: &mut String, finding: &Finding, word: &str, tone: Tone, elsewhere: Option<&str>) {
     let check = &finding.check;
     let _ = writeln!(out, "  {}  {}: {}", paint(word, tone), finding.rule, visible(&finding.title));
     let _ = writeln!(out, "    {}: expected {}", visible(&check.what), visible(&check.expected));
-    let _ = writeln!(out, "    seen: {}", visible(&check.seen));
+    let seen = elsewhere.map_or_else(|| visible(&check.seen), |name| format!("as of {name}"));
+    let _ = writeln!(out, "    seen: {seen}");
 }
 
 /// What many rules could not look at for one reason, as of a process that ended, is told once.
@@ -198,7 +219,7 @@ fn unknown(out: &mut String, findings: &[&Finding]) {
     }
     for ((what, seen), group) in alike {
         if let [finding] = group[..] {
-            one(out, finding, "unknown", Tone::Weak);
+            one(out, finding, "unknown", Tone::Weak, None);
             continue;
         }
         let mut rules: Vec<&str> = group.iter().map(|f| f.rule.as_str()).collect();
@@ -214,5 +235,53 @@ fn severe(severity: Severity) -> Tone {
         Severity::Critical | Severity::High => Tone::Bad,
         Severity::Medium | Severity::Low => Tone::Weak,
         Severity::Info => Tone::Head,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_audit::rule::Check;
+    use casemate_audit::subject::Kind;
+
+    use super::*;
+
+    fn finding(subject: &str, rule: &str, seen: &str) -> Finding {
+        let check = Check {
+            verdict: Verdict::Fail,
+            what: format!("of {subject}"),
+            expected: "nothing".into(),
+            seen: seen.into(),
+        };
+        Finding {
+            rule: rule.into(),
+            title: "title".into(),
+            layer: "layer".into(),
+            severity: Severity::Low,
+            threat: format!("threat of {rule}"),
+            remedy: format!("remedy of {rule}"),
+            subject: subject.into(),
+            kind: Kind::Vm,
+            check,
+        }
+    }
+
+    #[test]
+    fn what_two_vms_share_is_told_once_and_what_differs_for_each() {
+        let long = "x".repeat(SHORT + 1);
+        let all = [
+            finding("a", "one", &long),
+            finding("b", "one", &long),
+            finding("b", "two", "short"),
+            finding("c", "two", "short"),
+            finding("c", "one", &format!("{long}y")),
+        ];
+        let (mut out, mut told) = (String::new(), Told::default());
+        for name in ["a", "b", "c"] {
+            subject(&mut out, name, all.iter().filter(|finding| finding.subject == name).collect(), &mut told);
+        }
+        let count = |text: &str| out.matches(text).count();
+        assert_eq!((count("threat of one"), count("remedy of one"), count("threat of two")), (1, 1, 1), "{out}");
+        assert_eq!((count(&long), count("as of a")), (2, 1), "{out}");
+        assert_eq!((count("seen: short"), count("of b: expected"), count("of c: expected")), (2, 2, 2), "{out}");
     }
 }
