@@ -105,7 +105,7 @@ fn whole() -> Result<(), Failed> {
         return Err(format!("a matrix of {:?}", report.matrix.vms).into());
     }
     for (from, to) in [(0, 1), (1, 0)] {
-        for layer in ["selinux", "uid", "namespaces", "cgroup", "landlock", "fds"] {
+        for layer in ["selinux", "uid", "namespaces", "cgroup", "landlock", "seccomp", "fds"] {
             keeps(&report, from, to, layer, Verdict::Pass)?;
         }
     }
