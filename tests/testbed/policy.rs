@@ -11,8 +11,8 @@ use crate::{cli::script, l1};
 pub fn tests() -> Vec<Trial> {
     vec![
         Trial::test("svirt_14_15_40_41_43_49: every rule of the module grants, and its twin is denied", twins),
-        Trial::test("svirt_50: what a guest prints fills rings of fixed size, with its pair", loud),
-        Trial::test("policy: install over a version, downgrade, remove, install again", life),
+        Trial::test("svirt_50: what a guest prints fills rings of fixed size, with its pair", || l1::patiently(loud)),
+        Trial::test("policy: install over a version, downgrade, remove, install again", || l1::patiently(life)),
     ]
 }
 
@@ -105,6 +105,8 @@ fn life() -> Result<(), Failed> {
 known() { printf %s "system_u:object_r:$1:s0" > /sys/fs/selinux/context; } 2>/dev/null
 modules() { semodule -lfull | grep -c ' casemate_'; }
 shipped=$(ls /usr/share/casemate/policies/*.cil | wc -l)
+# where this trial is made once more
+rm -rf newer; [ $(modules) != 0 ] || want 0 casemate policy install
 # refused while a sandbox runs, and says which
 want 0 run -d -q --name cli-pol -- sleep 1000
 want 125 casemate policy remove
